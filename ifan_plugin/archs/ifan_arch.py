@@ -1,0 +1,271 @@
+"""IFAN: single-image (or dual-pixel) defocus deblurring by filters predicted for each pixel.
+
+Lee et al., Iterative Filter Adaptive Network for Single Image Defocus Deblurring,
+CVPR 2021 (arXiv 2108.13610).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ifan_plugin.archs.layers import Encoder, ResBlock, check_hyper_parameters, conv, up, xavier_init
+from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
+from ifan_plugin.ops import IAC
+from ifan_plugin.ops import filter_channels as iac_channels
+
+
+class IFANOutputs(NamedTuple):
+    """What the training losses need. None: this network, or this call of it, doesn't have it."""
+
+    result: Tensor  # [B, 3, H, W], the restored image, not clipped
+    filters: Tensor | None  # [B, filter_channels, H/8, W/8], for the reblurring network
+    disparity: Tensor | None  # [B, 1, H/8, W/8], the right view's, in pixels at 1/8 size
+    warped_right: Tensor | None  # [B, 3, H/8, W/8], the right view, warped to the left one
+    left_small: Tensor | None  # [B, 3, H/8, W/8], the left view, area-downsampled
+
+
+class IFAN(nn.Module):
+    """Iterative Filter Adaptive Network (paper, the network's figure and section).
+
+    The filter encoder sees how each place is blurred; from it come a disparity map and, per pixel and
+    channel, `num_steps` small separable filters, which IAC applies to the features of the image at 1/8 size.
+    The reconstructor turns the deblurred features back into an image.
+
+    Args:
+        width: channels at full size (ch in the paper); 2, 4 and 4 times that at 1/2, 1/4 and 1/8.
+        num_steps: filters a pixel and channel (N in the paper: 8, 17, 26, 35 or 44).
+        taps: length k of each 1-D filter, odd.
+        res_units: residual units a block in the disparity estimator and the filter predictor.
+        dual_pixel: take the 9-channel stack centre, left, right instead of the 3-channel centre view.
+        isotropic: apply the vertical filters in both directions, as the released checkpoints were trained.
+        use_disparity: ablation. False: no disparity estimator; the filters come from the encoder alone.
+        use_filters: ablation. False: the plain network, image to features to image, and no disparity either.
+
+    Attributes:
+        multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
+        in_channels: channels of `lq`, 3 or 9.
+
+    Raises:
+        ValueError: hyper-parameters out of their range; dual_pixel without use_filters, where nothing would
+            see the left and right views.
+    """
+
+    multiple_of = 8
+
+    def __init__(
+        self,
+        width: int = 32,
+        num_steps: int = 17,
+        taps: int = 3,
+        res_units: int = 2,
+        dual_pixel: bool = False,
+        isotropic: bool = False,
+        use_disparity: bool = True,
+        use_filters: bool = True,
+    ) -> None:
+        super().__init__()
+        check_hyper_parameters(taps, width=width, num_steps=num_steps, res_units=res_units)
+        if dual_pixel and not use_filters:
+            raise ValueError("dual_pixel needs use_filters: the plain network looks at the centre view only")
+        deep = 4 * width
+        self.dual_pixel = dual_pixel
+        self.use_filters = use_filters
+        self.use_disparity = use_disparity and use_filters
+        self.in_channels = 9 if dual_pixel else 3
+        self._filter_channels = iac_channels(deep, num_steps, taps) if use_filters else 0
+
+        self.feature_extractor = Encoder(3, width)
+        if self.use_filters:
+            self.filter_encoder = Encoder(6 if dual_pixel else 3, width)
+        if self.use_disparity:
+            self.disparity_estimator = disparity_estimator(deep, res_units)
+        if self.use_filters:
+            self.filter_predictor = FilterPredictor(deep, self._filter_channels, res_units, self.use_disparity)
+            self.iac = IAC(num_steps, taps, isotropic=isotropic)
+        self.reconstructor = Reconstructor(width)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero."""
+        xavier_init(self)
+        if self.use_filters:
+            xavier_init(self.filter_predictor.trunk, gain=1.5)
+            xavier_init(self.filter_predictor.to_filters, gain=1.5)
+
+    @property
+    def filter_channels(self) -> int:
+        """Channels of the predicted filters, num_steps * 4*width * (2*taps + 1); 0 without filters."""
+        return self._filter_channels
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """The restored image.
+
+        Args:
+            lq: the centre view [B, 3, H, W], or with `dual_pixel` centre, left, right [B, 9, H, W]; RGB in
+                [0, 1]; H, W >= 8, any size: padded inside to multiples of 8 by its last row and column.
+
+        Returns:
+            [B, 3, H, W], in eval mode clipped to [0, 1], in training not.
+
+        Raises:
+            ValueError: another shape, or smaller than 8 pixels.
+        """
+        height, width = lq.shape[-2:]
+        padded = self._padded(lq)
+        result = self._restore(padded, self._filters(padded))[..., :height, :width]
+        return result if self.training else result.clamp(0, 1)
+
+    def training_outputs(self, lq: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> IFANOutputs:
+        """The restored image and what the losses need beside it. Nothing is clipped or detached.
+
+        Args:
+            lq: as in `forward`, but H and W multiples of 8.
+            left, right: the two views [B, 3, H, W] in [0, 1], both or neither. The dual-pixel network has
+                them in `lq` and doesn't look at these.
+
+        Returns:
+            IFANOutputs. `disparity`, `warped_right` and `left_small` are None without views or without a
+            disparity estimator; `filters` is None in the plain network.
+
+        Raises:
+            ValueError: shapes that don't fit, or only one of the views.
+        """
+        self._check(lq)
+        if lq.shape[2] % self.multiple_of or lq.shape[3] % self.multiple_of:
+            raise ValueError(
+                f"training needs H and W that are multiples of {self.multiple_of}, got {list(lq.shape[2:])}"
+            )
+        if self.dual_pixel:
+            left, right = lq[:, 3:6], lq[:, 6:9]
+        elif (left is None) != (right is None):
+            raise ValueError("give both views, left and right, or neither")
+        elif left is not None and not (left.shape == right.shape == lq.shape):
+            raise ValueError(f"left and right must be {list(lq.shape)}, got {list(left.shape)} and {list(right.shape)}")
+        if not self.use_filters:
+            return IFANOutputs(self._restore(lq, None), None, None, None, None)
+
+        features, disparity = self._blur_features(lq)
+        filters = self.filter_predictor(features, disparity)
+        result = self._restore(lq, filters)
+        if not self.use_disparity or right is None:
+            return IFANOutputs(result, filters, None, None, None)
+        if not self.dual_pixel:  # the dual-pixel network's own map is the right view's already
+            disparity = self.disparity_estimator(self.filter_encoder(right)[-1])
+        warped_right = warp_by_disparity(area_downsample(right, 8), disparity)
+        return IFANOutputs(result, filters, disparity, warped_right, area_downsample(left, 8))
+
+    def disparity(self, lq: Tensor) -> Tensor:
+        """The disparity map the filters are predicted with, to look at.
+
+        Args:
+            lq: as in `forward`.
+
+        Returns:
+            [B, 1, ceil(H/8), ceil(W/8)], in pixels at 1/8 size, signed.
+
+        Raises:
+            ValueError: as `forward`, or the network has no disparity estimator.
+        """
+        if not self.use_disparity:
+            raise ValueError("this network was built without a disparity estimator")
+        return self._blur_features(self._padded(lq))[1]
+
+    def _check(self, lq: Tensor) -> None:
+        if lq.dim() != 4 or lq.shape[1] != self.in_channels:
+            views = "centre, left, right" if self.dual_pixel else "RGB"
+            raise ValueError(f"lq must be [B, {self.in_channels}, H, W] ({views}), got {list(lq.shape)}")
+        if min(lq.shape[2:]) < self.multiple_of:
+            raise ValueError(f"H and W must be at least {self.multiple_of}, got {list(lq.shape[2:])}")
+
+    def _padded(self, lq: Tensor) -> Tensor:
+        """`lq` with its last row and column repeated up to multiples of 8."""
+        self._check(lq)
+        bottom, right = (-lq.shape[2] % self.multiple_of, -lq.shape[3] % self.multiple_of)
+        return F.pad(lq, (0, right, 0, bottom), mode="replicate") if bottom or right else lq
+
+    def _blur_features(self, lq: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The filter encoder's features and the disparity map made of them, at 1/8 size."""
+        if self.dual_pixel:
+            views = torch.cat([lq[:, 6:9], lq[:, 3:6]], 1)  # the checkpoints expect right, left
+        else:
+            views = lq
+        features = self.filter_encoder(views)[-1]
+        return features, self.disparity_estimator(features) if self.use_disparity else None
+
+    def _filters(self, lq: Tensor) -> Tensor | None:
+        return self.filter_predictor(*self._blur_features(lq)) if self.use_filters else None
+
+    def _restore(self, lq: Tensor, filters: Tensor | None) -> Tensor:
+        """The unclipped result."""
+        center = lq[:, :3]
+        *skips, features = self.feature_extractor(center)
+        if filters is not None:
+            features = self.iac(features, filters)
+        return center + self.reconstructor(features, *skips)
+
+
+def disparity_estimator(channels: int, res_units: int) -> nn.Sequential:
+    """Features [B, channels, h, w] to a signed disparity map [B, 1, h, w]."""
+    return nn.Sequential(
+        conv(channels, channels),
+        ResBlock(channels, res_units),
+        ResBlock(channels, res_units),
+        nn.Conv2d(channels, 1, 3, padding=1),
+    )
+
+
+class FilterPredictor(nn.Module):
+    """Features [B, channels, h, w] and disparity [B, 1, h, w] to IAC's filters [B, out_channels, h, w]."""
+
+    def __init__(self, channels: int, out_channels: int, res_units: int, use_disparity: bool) -> None:
+        super().__init__()
+        if use_disparity:
+            self.disparity_features = conv(1, channels)
+        self.fuse = nn.Sequential(
+            conv(2 * channels if use_disparity else channels, channels),
+            ResBlock(channels, res_units),
+            ResBlock(channels, res_units),
+            conv(channels, channels),
+        )
+        self.trunk = nn.Sequential(
+            conv(channels, channels), ResBlock(channels, res_units), ResBlock(channels, res_units)
+        )
+        # Apart from the trunk and 1x1: its rows can be taken in slices, the filters of one step at a time.
+        self.to_filters = nn.Conv2d(channels, out_channels, 1)
+
+    def embed(self, features: Tensor, disparity: Tensor | None) -> Tensor:
+        """What `to_filters` makes the filters of: [B, channels, h, w]."""
+        if disparity is not None:
+            features = torch.cat([features, self.disparity_features(disparity)], 1)
+        return self.trunk(self.fuse(features))
+
+    def forward(self, features: Tensor, disparity: Tensor | None) -> Tensor:
+        return self.to_filters(self.embed(features, disparity))
+
+
+class Reconstructor(nn.Module):
+    """Features at 1/8 size, joined by those at 1/4, 1/2 and full size, to the residual image [B, 3, H, W]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        deep = 4 * width
+        self.bottleneck = nn.Sequential(conv(deep, deep), ResBlock(deep, 3), conv(deep, deep))
+        self.up3, self.refine3 = up(deep, deep), self._refine(deep)
+        self.up2, self.refine2 = up(deep, 2 * width), self._refine(2 * width)
+        self.up1, self.refine1 = up(2 * width, width), self._refine(width)
+        self.to_image = conv(width, 3)  # with its LeakyReLU, as the authors trained it
+
+    @staticmethod
+    def _refine(channels: int) -> nn.Sequential:
+        return nn.Sequential(ResBlock(channels, 1), ResBlock(channels, 1))
+
+    def forward(self, features: Tensor, skip1: Tensor, skip2: Tensor, skip3: Tensor) -> Tensor:
+        out = self.bottleneck(features)
+        out = self.refine3(self.up3(out) + skip3)
+        out = self.refine2(self.up2(out) + skip2)
+        out = self.refine1(self.up1(out) + skip1)
+        return self.to_image(out)

@@ -1,0 +1,203 @@
+"""The paper's augmentation (Lee et al., CVPR 2021, training details), part by part and in its order.
+
+A sample's pictures travel as a mapping of role (``center``, ``left``, ``right``, ``target``) to a float32
+array [H, W, 3], coded (sRGB) RGB in [0, 1], all of one size. Every part takes such a mapping and returns a
+new one; the arrays that came in are never written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ifan_plugin.errors import UserError
+from ifan_plugin.options import Option, check_mapping
+
+Images = Mapping[str, np.ndarray]
+
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Weights of R, G and B in the luminance (Rec. 709)."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to a training sample, in this order; the defaults are the paper's.
+
+    Args:
+        noise_probability: how often Gaussian noise is added, the same on all views, none on the target.
+        noise_sigma: bounds of its standard deviation, which is drawn uniformly.
+        grey_probability: how often all pictures turn grey.
+        scale_probability: how often all pictures are shrunk.
+        scale_range: bounds of the factor, which is drawn uniformly. A factor that would make the picture
+            smaller than the patch is never drawn: the lower bound rises to patch / picture size instead.
+        patch_size: side of the random crop, in pixels.
+        hflip_probability: how often the sample is mirrored; left and right swap then, as they must to stay
+            physical. Not in the paper, so 0.
+    """
+
+    noise_probability: float = 0.05
+    noise_sigma: tuple[float, float] = (0.001, 0.0707)
+    grey_probability: float = 0.3
+    scale_probability: float = 0.5
+    scale_range: tuple[float, float] = (0.7, 1.0)
+    patch_size: int = 256
+    hflip_probability: float = 0.0
+
+    @classmethod
+    def from_options(cls, options: Mapping | bool, patch_size: int, where: str = "augment") -> AugmentConfig:
+        """What an option file asks for: a mapping (:data:`AUGMENT_OPTIONS`), true, or false: crop only.
+
+        Raises:
+            UserError: an unknown key, or a value of the wrong type or range.
+        """
+        if options is True:
+            options = {}
+        elif options is False:
+            options = {key: 0.0 for key in AUGMENT_OPTIONS if key.endswith("_probability")}
+        values = check_mapping(options, AUGMENT_OPTIONS, where)
+        for key in ("noise_sigma", "scale_range"):
+            bounds = values[key] = tuple(float(bound) for bound in values[key])
+            if len(bounds) != 2 or bounds[0] > bounds[1]:
+                raise UserError(f"{where}: {key}: must be [lower, upper], not {list(options[key])}")
+        return cls(patch_size=patch_size, **values)
+
+
+_PROBABILITY = {"kind": float, "minimum": 0.0, "maximum": 1.0}
+
+AUGMENT_OPTIONS: dict[str, Option] = {
+    "noise_probability": Option(default=AugmentConfig.noise_probability, **_PROBABILITY),
+    "noise_sigma": Option(list, list(AugmentConfig.noise_sigma), items=float, minimum=0.0, maximum=1.0),
+    "grey_probability": Option(default=AugmentConfig.grey_probability, **_PROBABILITY),
+    "scale_probability": Option(default=AugmentConfig.scale_probability, **_PROBABILITY),
+    "scale_range": Option(list, list(AugmentConfig.scale_range), items=float, minimum=0.01, maximum=1.0),
+    "hflip_probability": Option(default=AugmentConfig.hflip_probability, **_PROBABILITY),
+}
+"""The keys of an option file's ``augment`` mapping; the patch size is the data set's own key."""
+
+
+class Plan(NamedTuple):
+    """What the dice say for one sample; ``None`` or ``False`` where a part is left out."""
+
+    sigma: float | None
+    grey: bool
+    size: tuple[int, int]
+    """(height, width) after scaling; the picture's own where it isn't scaled."""
+    top: int
+    left: int
+    flip: bool
+
+
+def augment(images: Images, config: AugmentConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Noise, grey, scale, crop (and mirror): one training sample.
+
+    Args:
+        images: role -> float32 [H, W, 3] in [0, 1], all of one size, at least ``patch_size`` each way.
+        config: probabilities and ranges.
+        rng: the only source of chance. All decisions are drawn first, always all of them and in one order, so
+            that a part's probability doesn't change what the other parts do; the noise is drawn last.
+
+    Returns:
+        role -> float32 [patch_size, patch_size, 3] in [0, 1].
+
+    Raises:
+        ValueError: pictures of unequal sizes or smaller than the patch; mirroring with one side view only.
+    """
+    shapes = {image.shape for image in images.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"pictures of unequal sizes: {sorted(shapes)}")
+    if config.hflip_probability > 0 and ("left" in images) != ("right" in images):
+        raise ValueError("mirroring swaps the left and right views, so it needs both of them or none")
+    height, width = shapes.pop()[:2]
+    plan = draw_plan(height, width, config, rng)
+
+    def crop_here(images: Images) -> dict[str, np.ndarray]:
+        return crop(images, plan.top, plan.left, config.patch_size)
+
+    scaled = plan.size != (height, width)
+    result = dict(images) if scaled else crop_here(images)  # what comes before scaling works pixel by pixel
+    if plan.sigma is not None:
+        result = add_noise(result, plan.sigma, rng)
+    if plan.grey:
+        result = to_grey(result)
+    if scaled:
+        result = crop_here(scale(result, plan.size))
+    return mirror(result) if plan.flip else result
+
+
+def draw_plan(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> Plan:
+    """Throw the dice for a picture of ``height`` x ``width``; exactly eight numbers are drawn from ``rng``.
+
+    Raises:
+        ValueError: the picture is smaller than the patch.
+    """
+    patch = config.patch_size
+    if min(height, width) < patch:
+        raise ValueError(f"picture of {height}x{width} is smaller than the patch of {patch}x{patch}")
+    noisy, sigma, grey, scaled, factor, top, left, flip = rng.random(8)
+    size = (height, width)
+    if scaled < config.scale_probability:
+        # Truncation must not undercut the patch either, hence the outer max.
+        factor = _between((max(config.scale_range[0], patch / min(size)), config.scale_range[1]), factor)
+        size = tuple(max(int(side * min(factor, 1.0)), patch) for side in size)
+    return Plan(
+        sigma=_between(config.noise_sigma, sigma) if noisy < config.noise_probability else None,
+        grey=bool(grey < config.grey_probability),
+        size=size,
+        top=int(top * (size[0] - patch + 1)),
+        left=int(left * (size[1] - patch + 1)),
+        flip=bool(flip < config.hflip_probability),
+    )
+
+
+def _between(bounds: tuple[float, float], u: float) -> float:
+    low, high = bounds
+    return float(low + max(high - low, 0.0) * u)
+
+
+def add_noise(images: Images, sigma: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Gaussian noise of deviation ``sigma``, the same on every view, clipped to [0, 1]; not on ``target``."""
+    shape = next(iter(images.values())).shape
+    noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
+    return {role: image if role == "target" else np.clip(image + noise, 0.0, 1.0) for role, image in images.items()}
+
+
+def to_grey(images: Images) -> dict[str, np.ndarray]:
+    """Every picture grey: y = 0.2126 R + 0.7152 G + 0.0722 B of the coded values, then :func:`srgb_encode`.
+
+    The encoding of values that are coded already brightens the pictures; the published models are trained so.
+    """
+    red, green, blue = (np.float32(weight) for weight in LUMA)
+    result = {}
+    for role, image in images.items():
+        # Not a matrix product: its rounding may depend on the number of threads, and samples may not.
+        luma = red * image[..., 0] + green * image[..., 1] + blue * image[..., 2]
+        result[role] = cv2.merge([srgb_encode(luma)] * 3)
+    return result
+
+
+def srgb_encode(linear: np.ndarray) -> np.ndarray:
+    """Linear to coded (IEC 61966-2-1), clipped to [0, 1]; any shape, float32."""
+    linear = np.clip(linear, 0.0, 1.0, dtype=np.float32)
+    curved = np.float32(1.055) * np.power(linear, np.float32(1 / 2.4)) - np.float32(0.055)
+    return np.where(linear <= np.float32(0.0031308), np.float32(12.92) * linear, curved)
+
+
+def scale(images: Images, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Shrink every picture to ``size`` (height, width): each new pixel is the mean of the area it covers."""
+    height, width = size
+    return {role: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for role, image in images.items()}
+
+
+def crop(images: Images, top: int, left: int, size: int) -> dict[str, np.ndarray]:
+    """The square of ``size`` pixels at (``top``, ``left``) of every picture."""
+    return {role: image[top : top + size, left : left + size] for role, image in images.items()}
+
+
+def mirror(images: Images) -> dict[str, np.ndarray]:
+    """Flip every picture left to right and swap the two side views: a mirrored left view is a right view."""
+    swapped = {"left": "right", "right": "left"}
+    return {role: images[swapped.get(role, role)][:, ::-1] for role in images}

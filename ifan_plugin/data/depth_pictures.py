@@ -1,0 +1,179 @@
+"""Folders of sharp pictures and of their depth, as scenes for the dual-pixel simulator."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ifan_plugin.data.image_io import PICTURE_SUFFIXES, read_image
+from ifan_plugin.data.simulated_set import SPLITS, Scene, SceneContent
+from ifan_plugin.data.simulator import Camera, depth_from_disparity, fill_depth_holes
+from ifan_plugin.errors import UserError
+
+DEPTH_SUFFIXES = frozenset({".npy", ".npz", ".png", ".pfm"})
+FULL_FRAME_WIDTH_MM = 36.0
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How to read depth, and the camera that looks at it.
+
+    Args:
+        depth_kind: ``depth`` or ``disparity``.
+        depth_scale: times the stored value gives metres (depth) or pixels (disparity).
+        focal_px, baseline_m, doffs_px: the stereo pair's focal length and x-difference of principal points,
+            in pixels of the picture, and its baseline in metres. Disparity only.
+        focal_length_mm, f_number: the simulated lens.
+        focus_distance_m: its focus; None draws one for each picture, uniform in inverse depth between the
+            5th and the 95th percentile of what the picture holds.
+        pixel_pitch_um: None takes what a full-frame sensor (36 mm wide) has at the picture's width; with a
+            disparity, what ``focal_px`` implies.
+        seed: of the drawn focus distances.
+
+    Raises:
+        UserError: an invalid value.
+    """
+
+    depth_kind: str = "depth"
+    depth_scale: float = 1.0
+    focal_px: float | None = None
+    baseline_m: float | None = None
+    doffs_px: float = 0.0
+    focal_length_mm: float = 50.0
+    f_number: float = 4.0
+    focus_distance_m: float | None = None
+    pixel_pitch_um: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.depth_kind not in ("depth", "disparity"):
+            raise UserError(f"depth kind is {self.depth_kind}; it must be depth or disparity")
+        if not self.depth_scale > 0:
+            raise UserError(f"depth scale is {self.depth_scale:g}; it must be positive")
+        if self.depth_kind == "disparity" and (self.focal_px is None or self.baseline_m is None):
+            raise UserError("disparity needs the stereo pair's --focal-px and --baseline-m")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; it must be 0 or more")
+        # Bad lenses are told before anything is read; 1 Gm and 1 um stand for what isn't known yet.
+        Camera(self.focal_length_mm, self.f_number, self.focus_distance_m or 1e9, self.pixel_pitch_um or 1.0)
+        if self.focus_distance_m == 0 or self.pixel_pitch_um == 0:
+            raise UserError("focus distance and pixel pitch must be positive")
+
+
+def folder_scenes(sharp: Path, depth: Path, split: str, options: FolderOptions) -> list[Scene]:
+    """Pair the pictures in ``sharp`` with the depth files in ``depth`` by file stem; one scene a picture.
+
+    Raises:
+        UserError: a folder is missing or has no pictures, a picture has no depth or two, ``split`` is
+            unknown.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split is {split}; it must be one of {', '.join(SPLITS)}")
+    pictures = _files_by_stem(sharp, PICTURE_SUFFIXES, "--sharp", "pictures")
+    depths = _files_by_stem(depth, DEPTH_SUFFIXES, "--depth", "depth files")
+    for stem, path in pictures.items():
+        if stem not in depths:
+            raise UserError(f"{path}: no depth of that name in {depth}; add {stem}.npy, .npz, .png or .pfm there")
+    return [Scene(split, stem, partial(_read_scene, path, depths[stem], options)) for stem, path in pictures.items()]
+
+
+def _files_by_stem(folder: Path, suffixes: frozenset[str], flag: str, what: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give {flag} a folder of {what}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise UserError(f"{path}: {found[path.stem].name} has the same stem; keep one of them")
+        found[path.stem] = path
+    if not found:
+        raise UserError(f"{folder}: no {what} ({', '.join(sorted(suffixes))}); check {flag}")
+    return found
+
+
+def _read_scene(picture_path: Path, depth_path: Path, options: FolderOptions) -> SceneContent:
+    sharp = read_image(picture_path, bit_depth=None)
+    stored = read_depth(depth_path) * options.depth_scale
+    if stored.shape != sharp.shape[:2]:
+        raise UserError(
+            f"{depth_path}: is {stored.shape[1]}x{stored.shape[0]}, but {picture_path.name} is "
+            f"{sharp.shape[1]}x{sharp.shape[0]}; sizes must be equal"
+        )
+    pitch = options.pixel_pitch_um
+    try:
+        if options.depth_kind == "disparity":
+            depth = depth_from_disparity(stored, options.focal_px, options.baseline_m, options.doffs_px)
+            pitch = pitch or options.focal_length_mm / options.focal_px * 1000
+        else:
+            depth = stored
+            pitch = pitch or FULL_FRAME_WIDTH_MM / sharp.shape[1] * 1000
+        depth = fill_depth_holes(depth)
+        focus = options.focus_distance_m
+        if focus is None:
+            # Seeded by name, so that a picture's camera doesn't change when others join the folder.
+            rng = np.random.default_rng([options.seed, zlib.crc32(picture_path.stem.encode())])
+            focus = float(1 / rng.uniform(*np.percentile(1 / depth, [5, 95])))
+        camera = Camera(options.focal_length_mm, options.f_number, focus, pitch)
+    except UserError as error:
+        raise UserError(f"{depth_path}: {error}") from None
+    return SceneContent(sharp, depth, camera, {})
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Depth or disparity as stored, H x W float64; unknown is NaN or inf.
+
+    Reads ``.npy``, ``.npz`` (one array), 16-bit grey PNG and grey ``.pfm``. Where whole numbers are stored
+    0 means unknown, since they have no NaN.
+
+    Raises:
+        UserError: the file can't be read or isn't one H x W array of such numbers.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".npy", ".npz"):
+            array = _read_numpy(path)
+        elif suffix == ".pfm":
+            array = _read_pfm(path)
+        else:
+            array = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, cv2.error, zlib.error, zipfile.BadZipFile):
+        array = None
+    if array is None:
+        raise UserError(f"{path}: not a readable {suffix} file; valid: .npy, .npz, 16-bit grey .png, grey .pfm")
+    if suffix == ".png" and array.dtype != np.uint16:
+        raise UserError(f"{path}: is an 8-bit PNG, too coarse for depth; valid: a 16-bit grey PNG")
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
+        raise UserError(f"{path}: holds {array.dtype} {list(array.shape)}; valid: one H x W array of real numbers")
+    values = array.astype(np.float64)
+    if array.dtype.kind in "iu":
+        values[array == 0] = np.nan
+    return values
+
+
+def _read_numpy(path: Path) -> np.ndarray:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        if len(loaded.files) != 1:
+            raise UserError(f"{path}: holds {len(loaded.files)} arrays; it must hold one")
+        return loaded[loaded.files[0]]
+
+
+def _read_pfm(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.readline().strip() != b"Pf":
+            raise UserError(f"{path}: not a grey PFM (it must begin with Pf)")
+        width, height = (int(number) for number in file.readline().split())
+        order = "<" if float(file.readline()) < 0 else ">"
+        values = np.frombuffer(file.read(), f"{order}f4")
+    return values.reshape(height, width)[::-1]  # rows are stored from the bottom up

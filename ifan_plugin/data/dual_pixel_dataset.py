@@ -1,0 +1,232 @@
+"""Scenes of one or more views, with or without a sharp picture, as the hosts' loops want them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from ifan_plugin.data.augment import AugmentConfig, augment
+from ifan_plugin.data.image_io import read_header, read_image, require_rgb
+from ifan_plugin.data.layouts import LAYOUTS, VIEWS, Scene, find_scenes
+from ifan_plugin.errors import UserError
+from ifan_plugin.options import Option, check_mapping
+
+
+class DualPixelDataset(Dataset):
+    """One scene a sample: its defocused views (centre, left, right) and the sharp picture, if there is one.
+
+    A sample is a mapping of
+
+    - ``lq``: float32 [3 * len(views), H, W], RGB in [0, 1], the ``views`` stacked in the order given;
+    - ``gt``: float32 [3, H, W], the sharp picture, where there is ground truth;
+    - ``left``, ``right``: float32 [3, H, W], those named in ``aux_views``;
+    - ``lq_path``, ``gt_path``: str, files of the first view and (with ``gt`` only) of the sharp picture;
+    - ``key``: str, the scene's name, for naming results.
+
+    In phase ``train`` H = W = ``patch_size``, augmented as in the paper (:mod:`ifan_plugin.data.augment`).
+    Each sample's draws come from a generator seeded with (``seed``, epoch, position) alone: neither the
+    number of workers nor the order of reading matters. An index may carry the attributes ``epoch`` and
+    ``position`` (:class:`ifan_plugin.data.sampler.EpochIndex`); for a plain int they are 0 and the index
+    itself. Scaling never makes a picture smaller than the patch: where ``scale_range`` would allow it, the
+    range's lower bound rises to patch_size / min(H, W), and at the least each side is ``patch_size``.
+
+    In phases ``val`` and ``test`` pictures are whole, cropped at the bottom and right to a multiple of
+    ``crop_multiple`` (the ``ifan`` protocol: 8; 1 leaves them whole). Layout ``pixeldp`` is turned 90 degrees
+    counter-clockwise; :meth:`unrotate` turns results back.
+
+    Args:
+        opt: the option file's mapping of this data set: ``phase`` (train, val or test), ``name``, the keys in
+            ``OPTIONS``, and whatever the host adds, which is left to the host.
+
+    Attributes:
+        opt: the mapping as given.
+        scenes: list of :class:`ifan_plugin.data.layouts.Scene`.
+        bit_depth: 8 or 16, the depth pictures are read at.
+        rotate_back: quarter turns counter-clockwise (0 to 3) that turn a result back as its file was.
+
+    Raises:
+        UserError: wrong options, missing or unequal folders, pictures that can't be used. Everything that can
+            be told from folders and file headers is told at construction (``check: headers``).
+    """
+
+    OPTIONS: ClassVar[dict[str, Option]] = {
+        "dataroot": Option(str, is_folder=True),
+        "layout": Option(str, "dpdd", choices=tuple(LAYOUTS)),
+        "split": Option(str, None, choices=("train", "val", "test")),
+        "views": Option(list, ["center"], choices=VIEWS, items=str),
+        "aux_views": Option(list, [], choices=("left", "right"), items=str),
+        "bit_depth": Option(int, 8, choices=(8, 16)),
+        "patch_size": Option(int, 256, minimum=1),
+        "gt_size": Option(int, None, minimum=1),
+        "augment": Option((dict, bool), True),
+        "seed": Option(int, 0, minimum=0),
+        "crop_multiple": Option(int, 8, minimum=1),
+        "gt": Option(str, "auto", choices=("auto", "required", "none")),
+        "max_images": Option(int, None, minimum=1),
+        "check": Option(str, "headers", choices=("headers", "none")),
+    }
+    """This data set's own keys. ``split`` defaults to the phase (or the layout's only split); ``gt_size`` is
+    the host's name for ``patch_size``; ``gt: auto`` uses sharp pictures where there are some, and in training
+    requires them; ``max_images`` keeps the first scenes only; ``check: none`` skips reading every header at
+    start-up."""
+
+    def __init__(self, opt: dict) -> None:
+        self.opt = opt
+        options = self.check_options(opt, _place(opt))
+        self.scenes = _find(options)
+        self.bit_depth: int = options["bit_depth"]
+        self.rotate_back = -LAYOUTS[options["layout"]].quarter_turns % 4
+        self._views: tuple[str, ...] = tuple(options["views"])
+        self._aux_views: tuple[str, ...] = tuple(options["aux_views"])
+        self._training: bool = options["phase"] == "train"
+        self._augment: AugmentConfig = options["augment"]
+        self._seed: int = options["seed"]
+        self._crop_multiple: int = options["crop_multiple"]
+        if options["check"] == "headers":
+            for scene in self.scenes:
+                self._check_headers(scene)
+
+    @classmethod
+    def check_options(cls, opt: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Check this data set's own keys, and that the folders they name hold what they ask for.
+
+        Args:
+            opt: as for the constructor; keys that aren't in ``OPTIONS`` are passed over.
+            where: names the place in messages.
+
+        Returns:
+            ``opt`` with the defaults filled in: ``split`` and ``gt`` decided by the phase, ``augment`` an
+            :class:`ifan_plugin.data.augment.AugmentConfig`.
+
+        Raises:
+            UserError: see the class.
+        """
+        options = check_mapping(opt, cls.OPTIONS, where, known=[key for key in opt if key not in cls.OPTIONS])
+        phase = str(opt.get("phase", "test")).split("_")[0]  # the host also names phases val_1, val_2, …
+        if phase not in ("train", "val", "test"):
+            raise UserError(f"{where}: phase must be train, val or test, not '{phase}'")
+        options["phase"] = phase
+        if options["split"] is None:
+            options["split"] = LAYOUTS[options["layout"]].split_for(phase)
+        for key in ("views", "aux_views"):
+            if len(set(options[key])) != len(options[key]):
+                raise UserError(f"{where}: {key}: each view at most once, not {', '.join(options[key])}")
+        if not options["views"]:
+            raise UserError(f"{where}: views: give at least one of {', '.join(VIEWS)}")
+        if phase == "train" and options["gt"] == "auto":
+            options["gt"] = "required"  # a host's loss would miss it only much later
+        patch_size = options["patch_size"]
+        if options["gt_size"] is not None:
+            if "patch_size" in opt and options["gt_size"] != patch_size:
+                raise UserError(
+                    f"{where}: gt_size ({options['gt_size']}) and patch_size ({patch_size}) differ; give one"
+                )
+            patch_size = options["gt_size"]
+        options["patch_size"] = options["gt_size"] = patch_size
+        options["augment"] = AugmentConfig.from_options(options["augment"], patch_size, f"{where}: augment")
+        sides = {"left", "right"} & {*options["views"], *options["aux_views"]}
+        if options["augment"].hflip_probability > 0 and len(sides) == 1:
+            raise UserError(
+                f"{where}: augment: hflip_probability: mirroring swaps left and right; "
+                "valid with both of them or none among views and aux_views"
+            )
+        _find(options)
+        return options
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"scene {int(index)} of {len(self)}")
+        if get_worker_info() is not None:
+            cv2.setNumThreads(0)  # workers are parallel already, and OpenCV's threads don't survive a fork
+        scene = self.scenes[index]
+        images = self._read(scene)
+        if self._training:
+            rng = np.random.default_rng([
+                self._seed, getattr(index, "epoch", 0), getattr(index, "position", int(index)),
+            ])  # fmt: skip
+            images = augment(images, self._augment, rng)
+        else:
+            images = {role: _crop_to_multiple(image, self._crop_multiple) for role, image in images.items()}
+        return self._sample(scene, {role: _to_tensor(image) for role, image in images.items()})
+
+    def unrotate(self, image: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        """Turn a result back to the orientation of its file: an array [H, W, …] or a tensor [..., H, W]."""
+        if isinstance(image, torch.Tensor):
+            return torch.rot90(image, self.rotate_back, (-2, -1))
+        return np.rot90(image, self.rotate_back)
+
+    def _read(self, scene: Scene) -> dict[str, np.ndarray]:
+        """The scene's pictures, role -> float32 [H, W, 3] in [0, 1], turned as the layout says."""
+        images = {role: read_image(path, self.bit_depth) for role, path in self._paths(scene).items()}
+        self._check_sizes(scene, {role: image.shape[:2] for role, image in images.items()})
+        turns = -self.rotate_back % 4
+        return {role: np.rot90(image, turns) for role, image in images.items()} if turns else images
+
+    def _sample(self, scene: Scene, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | str]:
+        views = [tensors[view] for view in self._views]
+        sample: dict[str, torch.Tensor | str] = {
+            "lq": torch.cat(views) if len(views) > 1 else views[0],
+            "lq_path": str(getattr(scene, self._views[0])),
+            "key": scene.key,
+        }
+        if scene.target is not None:
+            sample.update(gt=tensors["target"], gt_path=str(scene.target))
+        return sample | {view: tensors[view] for view in self._aux_views}
+
+    def _paths(self, scene: Scene) -> dict[str, Path]:
+        roles = dict.fromkeys((*self._views, *self._aux_views, "target"))
+        return {role: getattr(scene, role) for role in roles if getattr(scene, role) is not None}
+
+    def _check_headers(self, scene: Scene) -> None:
+        sizes = {}
+        for role, path in self._paths(scene).items():
+            header = read_header(path)
+            require_rgb(header, path, self.bit_depth)
+            sizes[role] = (header.height, header.width)
+        self._check_sizes(scene, sizes)
+
+    def _check_sizes(self, scene: Scene, sizes: dict[str, tuple[int, int]]) -> None:
+        first = next(iter(sizes))
+        height, width = sizes[first]
+        for role, (h, w) in sizes.items():
+            if (h, w) != (height, width):
+                raise UserError(
+                    f"{getattr(scene, role)}: size {h}x{w} differs from {height}x{width} of "
+                    f"{getattr(scene, first)}; a scene's pictures must be equally large"
+                )
+        need, why = self._crop_multiple, "crop_multiple"
+        if self._training:
+            need, why = self._augment.patch_size, "patch_size"
+        if min(height, width) < need:
+            raise UserError(
+                f"{getattr(scene, first)}: size {height}x{width} is too small; valid: at least {need} each way ({why})"
+            )
+
+
+def _find(options: Mapping[str, Any]) -> list[Scene]:
+    views = [*options["views"], *options["aux_views"]]
+    return find_scenes(options["dataroot"], options["layout"], options["split"], views, options["gt"])[
+        : options["max_images"]
+    ]
+
+
+def _place(opt: Mapping[str, Any]) -> str:
+    return f"datasets: {opt.get('phase', '?')} ({opt.get('name', 'unnamed')})"
+
+
+def _crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+    height, width = (side // multiple * multiple for side in image.shape[:2])
+    return image[:height, :width]
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

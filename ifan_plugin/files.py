@@ -1,0 +1,55 @@
+"""Writing files so that a reader, or a killed run, never meets half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ifan_plugin.errors import UserError
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` when the block ends well, flushed to the disk; else it vanishes.
+
+    The folder must exist. Raises what the block raises, and ``OSError``.
+    """
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # temporary files are private, this one is to be like any other
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_atomically(value: Any, path: str | Path) -> None:
+    """``torch.save`` so that ``path`` holds either its old content or all of the new.
+
+    Raises:
+        UserError: the disk is full, the folder is gone or read-only. The old file is untouched.
+    """
+    try:
+        with written_aside(path) as file:
+            torch.save(value, file)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: couldn't be saved, the run stops here: {reason}") from error

@@ -1,0 +1,370 @@
+"""The bridge to BasicSR 1.4.2: the only place that mends it. Each mend is one function with its reason.
+
+``prepare()`` makes the host importable, and ``run()`` is its own ``train_pipeline`` / ``test_pipeline`` with every mend
+in place. The loops themselves stay the host's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ifan_plugin import option_file
+from ifan_plugin.checkpoints import load_file
+from ifan_plugin.cli.arguments import parse_pipeline_arguments
+from ifan_plugin.data.sampler import ResumableSampler
+from ifan_plugin.errors import UserError
+from ifan_plugin.files import save_atomically
+from ifan_plugin.options import nearest
+from ifan_plugin.plugins import load_plugins
+
+HOST_VERSION = "1.4.2"
+
+
+class _Run:
+    """What the mends of one training run have to tell one another."""
+
+    seed: int = 0
+    sampler: ResumableSampler | None = None
+    resume_position: dict[str, Any] | None = None
+
+
+def mend_torchvision() -> None:
+    """``basicsr.data.degradations`` imports ``torchvision.transforms.functional_tensor``, gone since torchvision 0.17.
+
+    An alias module with the one name that it takes from there lets the first ``import basicsr`` through.
+    """
+    name = "torchvision.transforms.functional_tensor"
+    if name in sys.modules:
+        return
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        alias = types.ModuleType(name)
+        alias.rgb_to_grayscale = rgb_to_grayscale
+        sys.modules[name] = alias
+
+
+def mend_distributed() -> None:
+    """The host takes the rank modulo the number of GPUs and hands DDP a GPU: neither works with gloo on CPUs.
+
+    Without a GPU the process group is gloo's and DDP gets no device; with GPUs it is NCCL's, on ``LOCAL_RANK``.
+    """
+    from basicsr.models import base_model
+    from basicsr.utils import options
+
+    def init_dist(launcher: str, backend: str | None = None, **kwargs: Any) -> None:
+        if launcher == "slurm":
+            _slurm_environment(kwargs.pop("port", None))
+        missing = [v for v in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if v not in os.environ]
+        if missing:
+            raise UserError(
+                f"--launcher {launcher}: {missing[0]} is not set; start with torchrun --nproc_per_node=N -m ifan_plugin"
+            )
+        if torch.cuda.is_available():
+            local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+            torch.cuda.set_device(local % torch.cuda.device_count())
+        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group(backend=backend, **kwargs)
+
+    def model_to_device(self: Any, net: torch.nn.Module) -> torch.nn.Module:
+        net = net.to(self.device)
+        if self.opt["dist"]:
+            devices = [torch.cuda.current_device()] if self.device.type == "cuda" else None
+            unused = self.opt.get("find_unused_parameters", False)
+            return torch.nn.parallel.DistributedDataParallel(net, device_ids=devices, find_unused_parameters=unused)
+        return torch.nn.DataParallel(net) if self.opt["num_gpu"] > 1 else net
+
+    options.init_dist = init_dist
+    base_model.BaseModel.model_to_device = model_to_device
+
+
+def _slurm_environment(port: int | None) -> None:
+    """Translate Slurm's variables into those of ``torch.distributed``."""
+    if "SLURM_PROCID" not in os.environ:
+        raise UserError("--launcher slurm: SLURM_PROCID is not set; start with srun")
+    first = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or os.environ["SLURM_NODELIST"].split(",")[0]
+    os.environ.setdefault("MASTER_ADDR", first)
+    os.environ["MASTER_PORT"] = str(port or os.environ.get("MASTER_PORT", 29500))
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+
+
+def mend_options() -> None:
+    """The host reads YAML with a loader that builds objects and runs ``--force_yml`` through ``exec``.
+
+    Ours reads safely, checks everything before anything is built, and gives back what the host's would.
+    """
+    from basicsr import test, train
+    from basicsr.utils import options
+
+    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], Any]:
+        args = parse_pipeline_arguments(sys.argv[1:], "train" if is_train else "test")
+        opt = option_file.read_with_overrides(args.opt, args.force_yml)
+        load_plugins(opt.get("plugins"), str(args.opt))
+        opt = option_file.check(opt, Path(args.opt).name, is_train)
+        if args.debug and not opt["name"].startswith("debug"):
+            opt["name"] = f"debug_{opt['name']}"
+        opt["dist"] = args.launcher != "none"
+        if opt["dist"]:
+            options.init_dist(args.launcher, **(opt.get("dist_params") or {}))
+        opt["rank"], opt["world_size"] = options.get_dist_info()
+        options.set_random_seed(opt["manual_seed"] + opt["rank"])
+        opt["auto_resume"], opt["is_train"] = args.auto_resume, is_train
+        if opt["num_gpu"] == "auto":
+            opt["num_gpu"] = torch.cuda.device_count()
+        opt["path"].pop("root", None)  # run() has read it
+        _add_output_paths(opt, Path(root_path))
+        _Run.seed = opt["manual_seed"]
+        return opt, args
+
+    for module in (train, test, options):
+        module.parse_options = parse_options
+
+
+def _add_output_paths(opt: dict[str, Any], root: Path) -> None:
+    """The host's folders below ``root``, and its shorter rhythm for experiments named ``debug…``."""
+    opt["root_path"] = str(root)
+    kind = "experiments" if opt["is_train"] else "results"
+    folder = root / kind / opt["name"]
+    opt["path"] |= {
+        f"{kind}_root": str(folder), "log": str(folder), "visualization": str(folder / "visualization"),
+    }  # fmt: skip
+    if opt["is_train"]:
+        opt["path"] |= {"models": str(folder / "models"), "training_states": str(folder / "training_states")}
+        if "debug" in opt["name"]:
+            opt["logger"] |= {"print_freq": 1, "save_checkpoint_freq": 8}
+            if "val" in opt:
+                opt["val"]["val_freq"] = 8
+
+
+def mend_resume() -> None:
+    """``load_resume_state`` needs a GPU, looks below the working directory, and falls for a state without its network.
+
+    Ours looks in this experiment's own folder, maps to the CPU, takes the newest state that is whole, and says which.
+    """
+    from basicsr import train
+
+    def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+        asked = opt["path"].get("resume_state")
+        _Run.resume_position = None
+        if opt["auto_resume"]:
+            candidates = _states_newest_first(Path(opt["path"]["training_states"]))
+        else:
+            candidates = [Path(asked)] if asked else []
+        for path in candidates:
+            reason, state = _read_state(path, opt)
+            if state is None:
+                if not opt["auto_resume"]:
+                    raise UserError(f"path: resume_state: {reason}")
+                _say(opt, f"auto_resume: passed over {path}: {reason}")
+                continue
+            opt["path"]["resume_state"] = str(path)
+            _say(opt, f"Resuming from {path} (iteration {state['iter']}).")
+            train.check_resume(opt, state["iter"])
+            _Run.resume_position = state.get("position")
+            return state
+        if opt["auto_resume"]:
+            _say(opt, f"auto_resume: no usable state in {opt['path']['training_states']}: starting from the beginning.")
+        return None
+
+    train.load_resume_state = load_resume_state
+
+
+def _states_newest_first(folder: Path) -> list[Path]:
+    states = [p for p in folder.glob("*.state") if p.stem.isdigit()] if folder.is_dir() else []
+    return sorted(states, key=lambda p: int(p.stem), reverse=True)
+
+
+def _read_state(path: Path, opt: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    """The training state at ``path``, or (why it can't be used, None)."""
+    try:
+        state = load_file(path)
+    except UserError as error:
+        return str(error), None
+    if not isinstance(state, dict) or not {"epoch", "iter", "optimizers", "schedulers"} <= state.keys():
+        return f"{path}: isn't a training state of BasicSR", None
+    ignored = opt["path"].get("ignore_resume_networks") or []
+    for key in opt:
+        if key.startswith("network_") and key not in ignored:
+            network = Path(opt["path"]["models"]) / f"net_{key.removeprefix('network_')}_{state['iter']}.pth"
+            if not network.is_file():
+                return f"its network is missing: {network}", None
+    return "", state
+
+
+def _say(opt: dict[str, Any], line: str) -> None:
+    """One line to the terminal from rank 0. The host's logger can't be used yet: it is set up later, with its file."""
+    if opt.get("rank", 0) == 0:
+        sys.stderr.write(line + "\n")
+
+
+def mend_sampling() -> None:
+    """The host restarts an interrupted epoch, and ends early where an epoch isn't a whole number of batches.
+
+    (It counts an epoch's iterations rounded up, drops the last partial batch, and stops after the counted epochs; with
+    less data than one batch it trains on nothing, without a word.) Ours fills the last batch from the epoch's start
+    and continues in mid-epoch; the place goes into the training state.
+    """
+    from basicsr import train
+    from basicsr.models import base_model
+
+    def sampler_factory(dataset: Any, num_replicas: int, rank: int, ratio: float = 1) -> ResumableSampler:
+        if len(dataset) == 0:
+            raise UserError(f"data set {dataset.opt.get('name', '')}: has no samples")
+        _Run.sampler = ResumableSampler(dataset, num_replicas, rank, ratio, seed=_Run.seed)
+        return _Run.sampler
+
+    build_dataloader = train.build_dataloader
+
+    def build_and_note_batch(dataset: Any, dataset_opt: dict[str, Any], **kwargs: Any) -> Any:
+        if dataset_opt.get("num_worker_per_gpu") == 0:
+            dataset_opt = {**dataset_opt, "persistent_workers": False}
+        loader = build_dataloader(dataset, dataset_opt, **kwargs)
+        sampler = kwargs.get("sampler")
+        if isinstance(sampler, ResumableSampler):
+            sampler.set_batch_size(loader.batch_size, dataset_opt["batch_size_per_gpu"])
+            if _Run.resume_position is not None:
+                reason = sampler.resume(_Run.resume_position)
+                if reason:
+                    logging.getLogger("basicsr").warning(f"The interrupted epoch is begun anew: {reason}.")
+        return loader
+
+    update_learning_rate = base_model.BaseModel.update_learning_rate
+
+    def update_and_note_iteration(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
+        if _Run.sampler is not None:
+            _Run.sampler.start_iteration(current_iter)
+        update_learning_rate(self, current_iter, warmup_iter=warmup_iter)
+
+    train.EnlargedSampler = sampler_factory
+    train.build_dataloader = build_and_note_batch
+    base_model.BaseModel.update_learning_rate = update_and_note_iteration
+
+
+def mend_saving() -> None:
+    """The host writes checkpoints in place, and after three failed tries logs a warning and goes on training.
+
+    Ours writes aside, flushes to the disk and renames; a failure ends the run. States are a model's own extras
+    (``extra_state``) and the place in the data beside the host's fields.
+    """
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils.dist_util import master_only
+
+    @master_only
+    def save_network(self: Any, net: Any, net_label: str, current_iter: int, param_key: Any = "params") -> None:
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        if len(nets) != len(keys):
+            raise ValueError("net and param_key must have the same length")
+        saved = {}
+        for each, key in zip(nets, keys):
+            state = self.get_bare_model(each).state_dict()
+            saved[key] = {name.removeprefix("module."): tensor.cpu() for name, tensor in state.items()}
+        stamp = "latest" if current_iter == -1 else current_iter
+        save_atomically(saved, Path(self.opt["path"]["models"]) / f"{net_label}_{stamp}.pth")
+
+    @master_only
+    def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
+        if current_iter == -1:
+            return
+        state = {
+            "epoch": epoch,
+            "iter": current_iter,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+        if _Run.sampler is not None:
+            state["position"] = _Run.sampler.state_dict(current_iter)
+        if hasattr(self, "extra_state"):
+            state["extra"] = self.extra_state()
+        save_atomically(state, Path(self.opt["path"]["training_states"]) / f"{current_iter}.state")
+
+    BaseModel.save_network = save_network
+    BaseModel.save_training_state = save_training_state
+
+
+def mend_optimizers() -> None:
+    """``BaseModel.get_optimizer`` knows Adam alone; IFAN trains with RAdam. Any optimiser of ``torch.optim`` serves."""
+    from basicsr.models.base_model import BaseModel
+
+    def get_optimizer(self: Any, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = getattr(torch.optim, optim_type, None)
+        if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+            known = [n for n, o in vars(torch.optim).items() if isinstance(o, type)]
+            raise UserError(f"train: optim_g: unknown type '{optim_type}'; {nearest(optim_type, known)}")
+        if not math.isfinite(lr):
+            raise UserError(f"train: optim_g: lr must be a finite number, not {lr}")
+        return optimizer(params, lr=lr, **kwargs)
+
+    BaseModel.get_optimizer = get_optimizer
+
+
+def mend_validation_warning() -> None:
+    """The loop warns at every validation that several sets work with SRModel alone; with our model they do work."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Multiple validation datasets are *only* supported" not in record.getMessage()
+
+    logging.getLogger("basicsr").addFilter(keep)
+
+
+MENDS: tuple[Callable[[], None], ...] = (
+    mend_distributed, mend_options, mend_resume, mend_sampling, mend_saving, mend_optimizers, mend_validation_warning,
+)  # fmt: skip
+"""What is applied once the host is imported; :func:`mend_torchvision` comes before that."""
+
+_done: set[str] = set()
+
+
+def prepare() -> None:
+    """Make ``import basicsr`` work. Safe to call again.
+
+    Raises:
+        ImportError: BasicSR isn't installed.
+    """
+    mend_torchvision()
+    importlib.import_module("basicsr")
+
+
+def mend_all() -> None:
+    """Apply every mend, once."""
+    prepare()
+    for mend in MENDS:
+        if mend.__name__ not in _done:
+            mend()
+            _done.add(mend.__name__)
+
+
+def run(verb: str, root_path: str) -> None:
+    """The host's own ``train_pipeline`` or ``test_pipeline``, mended; it reads ``sys.argv``.
+
+    Args:
+        verb: ``train`` or ``test``.
+        root_path: where ``experiments/``, ``results/`` and ``tb_logger/`` go unless the options say ``path: root``.
+
+    Raises:
+        UserError: invalid options or data.
+    """
+    mend_all()
+    args = parse_pipeline_arguments(sys.argv[1:], verb)
+    options = option_file.read_with_overrides(args.opt, args.force_yml)
+    root = (options.get("path") or {}).get("root") or root_path  # type and keys are checked later, as a whole
+    pipeline = importlib.import_module(f"basicsr.{verb}")
+    try:
+        getattr(pipeline, f"{verb}_pipeline")(str(Path(str(root)).expanduser().absolute()))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,5 @@
+"""Models of BasicSR. Importing them imports the host, mended so that it can be."""
+
+from ifan_plugin import host
+
+host.prepare()

@@ -1,0 +1,379 @@
+"""IFANModel: BasicSR's model contract with IFAN's three losses. It trains any ``forward(lq)`` network as well."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from ifan_plugin import checkpoints
+from ifan_plugin.archs.ifan_arch import IFAN
+from ifan_plugin.archs.reblur_arch import ReblurNet
+from ifan_plugin.errors import UserError
+from ifan_plugin.models import validation
+from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.restore import run_network
+
+TRAIN_OPTIONS = {
+    "total_iter": Option((int, float), minimum=1),
+    "warmup_iter": Option(int, -1),
+    "ema_decay": Option(float, 0, minimum=0, maximum=1),
+    "optim_g": Option(dict),
+    "scheduler": Option(dict),
+    "pixel_opt": Option(dict),
+    "disparity_opt": Option(dict, None),
+    "reblur_opt": Option(dict, None),
+    "grad_clip": Option(float, None, minimum=0),
+    "amp": Option(str, None, choices=("bf16", "fp16")),
+}
+MIN_LOSS_SCALE = 2.0**-14  # fp16 training that still overflows at this scale diverges; it isn't the scale
+
+
+class TrainingStep(nn.Module):
+    """Both networks' forward pass as one module, so that DDP and DataParallel see all of it.
+
+    ``forward(lq, gt, left, right)`` -> ``result`` and, where the networks give them, ``warped_right, left_small,
+    reblurred`` (shapes as in :meth:`IFAN.training_outputs` and :meth:`ReblurNet.forward`).
+    """
+
+    def __init__(self, net_g: nn.Module, net_r: nn.Module | None, with_disparity: bool) -> None:
+        super().__init__()
+        self.net_g, self.net_r, self.with_disparity = net_g, net_r, with_disparity
+
+    def forward(self, lq: Tensor, gt: Tensor, left: Tensor | None, right: Tensor | None) -> dict[str, Tensor]:
+        if not hasattr(self.net_g, "training_outputs"):
+            return {"result": self.net_g(lq)}
+        views = (left, right) if self.with_disparity else (None, None)
+        outputs = self.net_g.training_outputs(lq, *views)
+        found = {"result": outputs.result}
+        if self.with_disparity and outputs.warped_right is not None:
+            found |= {"warped_right": outputs.warped_right, "left_small": outputs.left_small}
+        if self.net_r is not None:
+            found["reblurred"] = self.net_r(gt, outputs.filters)
+        return found
+
+
+class IFANModel(BaseModel):
+    """Trains and tests IFAN: deblurring, disparity and reblurring loss, one optimiser over network and ReblurNet.
+
+    Options beside the host's: ``network_r`` (ReblurNet), ``train: pixel_opt, disparity_opt, reblur_opt, grad_clip,
+    amp`` and, under ``val``, those of :data:`ifan_plugin.models.validation.VAL_OPTIONS`. Source: Lee et al., CVPR 2021,
+    the section on training.
+    """
+
+    VAL_OPTIONS = validation.VAL_OPTIONS
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any], where: str, is_train: bool) -> None:
+        """Check what the option file asks of this model; fill in what networks and checkpoints determine.
+
+        Raises:
+            UserError: a missing or unknown key, networks, losses and data that don't fit together, or a checkpoint
+                of other hyper-parameters.
+        """
+        for key in options:
+            if str(key).startswith("network_") and key not in ("network_g", "network_r"):
+                raise UserError(f"{where}: unknown key '{key}'; IFANModel has network_g and network_r")
+        if "network_g" not in options:
+            raise UserError(f"{where}: 'network_g' is missing")
+        network = options["network_g"]
+        is_ifan = network["type"] == "IFAN"
+        if is_ifan:
+            _fill_from_checkpoint(options, where)
+            _build_on_meta(IFAN, network, f"{where}: network_g")
+        _check_views(options, where, network if is_ifan else None)
+        if not is_train:
+            options.pop("network_r", None)  # training alone has it; a training file may be tested as it is
+            return
+        train = options["train"] = check_mapping(options["train"], TRAIN_OPTIONS, f"{where}: train")
+        train["total_iter"] = int(train["total_iter"])
+        if not is_ifan:
+            for key in ("disparity_opt", "reblur_opt"):
+                if train[key] is not None:
+                    raise UserError(f"{where}: train: {key}: needs network_g of type IFAN, not {network['type']}")
+            if "network_r" in options:
+                raise UserError(f"{where}: network_r: needs network_g of type IFAN, not {network['type']}")
+            return
+        if train["disparity_opt"] is not None and not network.get("use_disparity", True):
+            raise UserError(f"{where}: train: disparity_opt: network_g has use_disparity: false; remove one of them")
+        if (train["reblur_opt"] is None) != ("network_r" not in options):
+            there, missing = (
+                ("network_r", "train: reblur_opt") if "network_r" in options else ("train: reblur_opt", "network_r")
+            )
+            raise UserError(f"{where}: {there} is there and {missing} isn't: reblurring needs both, or neither")
+        if "network_r" in options:
+            _fill_reblurring(options, where)
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__(opt)
+        self.net_g = build_network(opt["network_g"]).to(self.device)
+        self.print_network(self.net_g)
+        self._load("network_g", self.net_g)
+        if self.is_train:
+            self.init_training_settings()
+
+    # --- networks and weights -----------------------------------------------------------------------------------
+
+    def _load(self, key: str, net: nn.Module, param_key: str | None = None) -> None:
+        path = self.opt["path"].get(f"pretrain_{key}")
+        if path is not None:
+            suffix = key.removeprefix("network_")
+            param_key = param_key or self.opt["path"].get(f"param_key_{suffix}", "params")
+            self.load_network(net, path, self.opt["path"].get(f"strict_load_{suffix}", True), param_key)
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
+        """Load a checkpoint of BasicSR's form, or one of the IFAN authors', with ``weights_only=True``.
+
+        Raises:
+            UserError: unreadable, or of other names or shapes than ``net``.
+        """
+        net = self.get_bare_model(net)
+        params = _read_params(load_path, param_key, reblurring=isinstance(net, ReblurNet))
+        get_root_logger().info(f"Loading {type(net).__name__} from {load_path} [{param_key}].")
+        try:
+            result = net.load_state_dict(params, strict=strict)
+        except RuntimeError as error:
+            lines = [" ".join(line.split()) for line in str(error).splitlines()[1:]]
+            shown = f"{lines[0][:200]}{f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''}"
+            raise UserError(f"{load_path}: doesn't fit {type(net).__name__} as the options build it: {shown}") from None
+        for what, names in (("missing", result.missing_keys), ("unexpected", result.unexpected_keys)):
+            if names:
+                get_root_logger().warning(f"{load_path}: {len(names)} {what} keys, the first: {names[0]}")
+
+    def init_training_settings(self) -> None:
+        """Losses, ReblurNet, EMA copy, optimiser, schedulers, precision."""
+        train_opt, logger = self.opt["train"], get_root_logger()
+        self.net_g.train()
+        self.net_r = None
+        if "network_r" in self.opt:
+            self.net_r = build_network(self.opt["network_r"]).to(self.device)
+            self.print_network(self.net_r)
+            self._load("network_r", self.net_r)
+        losses = ((key, train_opt.get(key)) for key in ("pixel_opt", "disparity_opt", "reblur_opt"))
+        criteria = {key: build_loss(opt).to(self.device) if opt else None for key, opt in losses}
+        self.cri_pix, self.cri_disparity, self.cri_reblur = criteria.values()
+
+        self.ema_decay = train_opt.get("ema_decay", 0)
+        if self.ema_decay > 0:
+            logger.info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
+            self.net_g_ema = deepcopy(self.net_g).eval().requires_grad_(False)
+            if self.opt["path"].get("pretrain_network_g"):
+                self._load("network_g", self.net_g_ema, "params_ema")
+
+        self.with_disparity = self.cri_disparity is not None and self._has_views()
+        if self.cri_disparity is not None and not self.with_disparity:
+            logger.info("The data give no left and right views (aux_views): training without the disparity loss.")
+        self.step = self.model_to_device(TrainingStep(self.net_g, self.net_r, self.with_disparity))
+        self.amp_dtype = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}[train_opt.get("amp")]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def _has_views(self) -> bool:
+        data = self.opt["datasets"]["train"]
+        aux = set(data.get("aux_views") or []) | (
+            set(data.get("views") or []) if self.net_g.in_channels == 9 else set()
+        )
+        return {"left", "right"} <= aux
+
+    def setup_optimizers(self) -> None:
+        """One optimiser over both networks, of any type in ``torch.optim``."""
+        options = dict(self.opt["train"]["optim_g"])
+        self.trained = [p for p in self.get_bare_model(self.step).parameters() if p.requires_grad]
+        self.optimizer_g = self.get_optimizer(options.pop("type"), self.trained, **options)
+        self.optimizers.append(self.optimizer_g)
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Move a batch to the device: ``lq``, and where there, ``gt``, ``left``, ``right``."""
+        self.forget_data()
+        for name in ("lq", "gt", "left", "right"):
+            value = data.get(name)
+            setattr(self, name, None if value is None else value.to(self.device, non_blocking=True))
+
+    def forget_data(self) -> None:
+        """Drop the batch and its result, so that their memory can be used."""
+        self.lq = self.gt = self.left = self.right = self.output = None
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One training step.
+
+        Raises:
+            UserError: the loss or its gradient isn't finite; nothing is updated then.
+        """
+        if self.gt is None:
+            raise UserError(f"data set {self.opt['datasets']['train']['name']}: training needs sharp pictures (gt)")
+        self.optimizer_g.zero_grad(set_to_none=True)
+        autocast = torch.autocast(self.device.type, self.amp_dtype) if self.amp_dtype else nullcontext()
+        with autocast:
+            outputs = self.step(self.lq, self.gt, self.left, self.right)
+        outputs = {name: value.float() for name, value in outputs.items()}
+
+        losses = OrderedDict(l_deblur=self.cri_pix(outputs["result"], self.gt))
+        if self.with_disparity:
+            losses["l_disparity"] = self.cri_disparity(outputs["warped_right"], outputs["left_small"])
+        if self.cri_reblur is not None:
+            losses["l_reblur"] = self.cri_reblur(outputs["reblurred"], self.lq[:, :3])
+        total = sum(losses.values())
+        losses["l_total"] = total
+        self._require_finite(total, losses, current_iter)
+
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer_g)
+        limit = self.opt["train"].get("grad_clip")
+        norm = nn.utils.clip_grad_norm_(self.trained, float("inf") if limit is None else limit)
+        if not self.scaler.is_enabled():
+            self._require_finite(norm, losses | {"gradient norm": norm}, current_iter)
+        self.scaler.step(self.optimizer_g)
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
+            self._require_finite(total * float("nan"), losses | {"gradient norm": norm}, current_iter)
+
+        self.log_dict = self.reduce_loss_dict(OrderedDict((k, v.detach()) for k, v in losses.items()))
+        self.log_dict["grad_norm"] = float(norm)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    def _require_finite(self, value: Tensor, shown: Mapping[str, Tensor], current_iter: int) -> None:
+        finite = torch.isfinite(value.detach()).float()
+        if self.opt["dist"]:  # all ranks must stop, or the others wait for ever
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if finite.item() == 1:
+            return
+        values = ", ".join(f"{name} {float(v):.3g}" for name, v in shown.items())
+        raise UserError(
+            f"training stopped at iteration {current_iter}: not finite ({values}); the checkpoints in "
+            f"{self.opt['path']['models']} are untouched. Lower train: optim_g: lr, set train: grad_clip (0.5 in the "
+            "paper) or train: warmup_iter, keep disparity_opt and reblur_opt, then go on with --auto_resume."
+        )
+
+    # --- evaluation ---------------------------------------------------------------------------------------------
+
+    def _evaluated(self) -> nn.Module:
+        return getattr(self, "net_g_ema", self.net_g)
+
+    def test(self) -> None:
+        """Restore the current batch with the averaged weights where there are some."""
+        self.output = run_network(self._evaluated(), self.lq)
+
+    @torch.no_grad()
+    def disparity_map(self) -> Tensor | None:
+        """Of the current batch, [B, 1, H/8, W/8] in pixels at 1/8 size; None where the network has none."""
+        network = self._evaluated()
+        return network.disparity(self.lq) if getattr(network, "use_disparity", False) else None
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """All of a data set, spread over the ranks. Called by the host's loops."""
+        validation.validate(self, dataloader.dataset, current_iter, tb_logger, save_img)
+
+    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
+        """``lq``, ``result`` and ``gt`` of the current batch, on the CPU."""
+        found = (("lq", self.lq), ("result", self.output), ("gt", self.gt))
+        return OrderedDict((name, value.detach().cpu()) for name, value in found if value is not None)
+
+    # --- saving -------------------------------------------------------------------------------------------------
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Networks first, the state last: a state that is there can be resumed from."""
+        if hasattr(self, "net_g_ema"):
+            self.save_network([self.net_g, self.net_g_ema], "net_g", current_iter, ["params", "params_ema"])
+        else:
+            self.save_network(self.net_g, "net_g", current_iter)
+        if self.net_r is not None:
+            self.save_network(self.net_r, "net_r", current_iter)
+        self.save_training_state(epoch, current_iter)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the host's fields: the loss scale and the best figures so far."""
+        return {"scaler": self.scaler.state_dict(), "best": getattr(self, "best_metric_results", {})}
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Continue with the optimiser, schedulers, loss scale and best figures of ``resume_state``."""
+        super().resume_training(resume_state)
+        extra = resume_state.get("extra", {})
+        if extra.get("scaler"):
+            self.scaler.load_state_dict(extra["scaler"])
+        if extra.get("best"):
+            self.best_metric_results = extra["best"]
+
+
+def _read_params(path: str, param_key: str, reblurring: bool) -> dict[str, Tensor]:
+    """The parameters in a checkpoint, under our names."""
+    content = checkpoints.load_file(path)
+    if checkpoints.is_official(content):
+        official = checkpoints.from_official(content)
+        params = official.reblur_params if reblurring else official.params
+        if params is None:
+            raise UserError(f"{path}: has no reblurring network")
+        return params
+    if param_key not in content and "params" in content:
+        param_key = "params"
+    params = content.get(param_key, content)
+    return {name.removeprefix("module."): value for name, value in params.items()}
+
+
+def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
+    """Check network_g against the checkpoint it starts from, and take from it what the options leave open."""
+    path = options["path"].get("pretrain_network_g")
+    if path is None or not options["path"].get("strict_load_g", True):
+        return
+    network = options["network_g"]
+    given = {key: value for key, value in network.items() if key != "type"}
+    content = checkpoints.load_file(path)
+    if checkpoints.is_official(content):
+        taps, isotropic = given.get("taps", 3), given.get("isotropic", True)
+        inferred = checkpoints.from_official(content, taps=taps, isotropic=isotropic).arch_kwargs
+    else:
+        params = _read_params(path, options["path"].get("param_key_g", "params"), reblurring=False)
+        inferred = checkpoints.infer_ifan_kwargs(params, taps=given.get("taps", 3))
+    checkpoints.check_kwargs(given, inferred, path)
+    network.update(inferred | given)
+
+
+def _build_on_meta(network_class: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
+    """Build without memory: shows whether the hyper-parameters are possible, and the network's sizes."""
+    try:
+        with torch.device("meta"):
+            return network_class(**{key: value for key, value in options.items() if key != "type"})
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _fill_reblurring(options: dict[str, Any], where: str) -> None:
+    network, reblurring = options["network_g"], options["network_r"]
+    channels = _build_on_meta(IFAN, network, f"{where}: network_g").filter_channels
+    if not channels:
+        raise UserError(f"{where}: network_r: network_g has use_filters: false, so there is nothing to reblur with")
+    given = reblurring.setdefault("filter_channels", channels)
+    if given != channels:
+        raise UserError(f"{where}: network_r: filter_channels: must be {channels}, as network_g predicts, not {given}")
+    parameters = inspect.signature(ReblurNet).parameters
+    for key in ("width", "taps", "res_units", "isotropic"):
+        if key in network and key in parameters:
+            reblurring.setdefault(key, network[key])
+    _build_on_meta(ReblurNet, reblurring, f"{where}: network_r")
+
+
+def _check_views(options: dict[str, Any], where: str, network: Mapping[str, Any] | None) -> None:
+    """IFAN eats the centre view, its dual-pixel model centre, left, right: the data must be stacked like that."""
+    if network is None:
+        return
+    wanted = ["center", "left", "right"] if network.get("dual_pixel", False) else ["center"]
+    for key, dataset in options["datasets"].items():
+        views = dataset.get("views", ["center"])
+        if dataset["type"] == "DualPixelDataset" and list(views) != wanted:
+            raise UserError(
+                f"{where}: datasets: {key}: views: network_g with dual_pixel: {str(len(wanted) == 3).lower()} "
+                f"needs [{', '.join(wanted)}], not [{', '.join(views)}]"
+            )

@@ -1,0 +1,235 @@
+"""Validation and testing: every scene once, spread over the ranks, float metrics, pictures in the data's bit depth."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from ifan_plugin.data.image_io import write_image
+from ifan_plugin.metrics import MetricUnavailableError
+from ifan_plugin.options import Option
+from ifan_plugin.visual import colour_disparity, contact_sheet, to_8bit
+
+VAL_OPTIONS = {
+    "save_disparity": Option(bool, False),
+    "baseline": Option(bool, False),
+    "contact_sheet": Option(int, 0, minimum=0),
+}
+"""What IFANModel reads from ``val`` beside the host's keys.
+
+``save_disparity``: write the disparity map (colours, and numbers as ``.npy``) beside each restored picture.
+``baseline``: measure the blurred input too, and log both. ``contact_sheet``: write a sheet of so many scenes.
+"""
+
+METRIC_FORMAT = {"psnr": ".3f"}
+logger = logging.getLogger("basicsr")
+
+
+def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+    """Run ``model`` over ``dataset``; rank 0 logs the means and, when testing, writes ``metrics.csv`` and ``.json``.
+
+    Args:
+        model: has ``opt``, ``feed_data``, ``test``, ``lq``, ``output`` and optionally ``gt``, ``disparity_map()``.
+        dataset: gives ``lq``, ``lq_path`` and optionally ``gt``.
+        current_iter: the iteration, or the experiment's name when testing.
+        tb_logger: TensorBoard writer or None.
+        save_img: whether the restored pictures are written.
+    """
+    opt, options = model.opt, model.opt["val"]
+    if opt["is_train"]:  # the host's loop has counted on when it validates for the last time
+        current_iter = min(current_iter, opt["train"]["total_iter"])
+    rank, world_size = opt["rank"], opt["world_size"]
+    name = dataset.opt["name"]
+    indices = range(rank, len(dataset), world_size)
+    bar = tqdm(total=len(indices), unit="picture", desc=name, disable=rank != 0 or not options.get("pbar", True))
+    records, unavailable = [], {}
+    for index in indices:
+        data = default_collate([dataset[index]])
+        model.feed_data(data)
+        model.test()
+        record = {"index": index, "image": data["key"][0] if "key" in data else Path(data["lq_path"][0]).stem}
+        record |= _measure(model, dataset, options, unavailable)
+        if save_img:
+            _save_pictures(model, dataset, record["image"], current_iter)
+        if index < options.get("contact_sheet", 0):
+            record["pictures"] = _sheet_row(model, dataset, record)
+        records.append(record)
+        bar.update()
+    bar.close()
+    model.forget_data()
+    if opt["dist"]:
+        gathered: list[list[dict]] = [[] for _ in range(world_size)]
+        torch.distributed.all_gather_object(gathered, records)
+        records = sorted((r for part in gathered for r in part), key=lambda r: r["index"])
+    if rank == 0:
+        for metric, reason in unavailable.items():
+            logger.warning(f"{name}: '{metric}' is left out: {reason}")
+        _report(model, name, records, current_iter, tb_logger)
+
+
+def _measure(model: Any, dataset: Any, options: dict[str, Any], unavailable: dict[str, str]) -> dict[str, Any]:
+    """Metrics of the current picture, restored and (``baseline``) blurred. Empty without ground truth."""
+    from basicsr.metrics import calculate_metric
+
+    measured: dict[str, Any] = {"restored": {}, "blurred": {}}
+    sharp = getattr(model, "gt", None)
+    if sharp is None:
+        return measured
+    compared = {"restored": model.output}
+    blurred = center_view(model.lq, dataset) if options.get("baseline") else None
+    if blurred is not None:
+        compared["blurred"] = blurred
+    for metric, description in (options.get("metrics") or {}).items():
+        arguments = {key: value for key, value in description.items() if key != "better"}
+        if metric in unavailable:
+            continue
+        try:
+            for which, picture in compared.items():
+                measured[which][metric] = float(
+                    calculate_metric(
+                        {"img": _host_form(picture, arguments), "img2": _host_form(sharp, arguments)}, arguments
+                    )
+                )
+        except MetricUnavailableError as error:
+            unavailable[metric] = str(error)
+            for values in measured.values():
+                values.pop(metric, None)
+    return measured
+
+
+def _host_form(picture: Tensor, metric: dict[str, Any]) -> Tensor | np.ndarray:
+    """The host's own metrics take uint8 BGR arrays; ours take the float tensor as it is."""
+    if not metric["type"].startswith("calculate_"):
+        return picture
+    return np.ascontiguousarray(to_8bit(_as_array(picture))[..., ::-1])
+
+
+def center_view(lq: Tensor, dataset: Any) -> Tensor | None:
+    """The blurred centre view [B, 3, H, W] within the stack ``lq``; None where the network doesn't see it."""
+    views = list(dataset.opt.get("views", ["center"]))
+    if "center" not in views:
+        return None
+    start = 3 * views.index("center")
+    return lq[:, start : start + 3]
+
+
+def _as_array(picture: Tensor) -> np.ndarray:
+    """[1, 3, H, W] -> float [H, W, 3] in [0, 1]."""
+    return picture[0].detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+
+
+def _turned_back(picture: np.ndarray, dataset: Any) -> np.ndarray:
+    unrotate = getattr(dataset, "unrotate", None)
+    return unrotate(picture) if unrotate else picture
+
+
+def _save_pictures(model: Any, dataset: Any, image: str, current_iter: int | str) -> None:
+    opt = model.opt
+    folder = Path(opt["path"]["visualization"])
+    if opt["is_train"]:
+        path = folder / dataset.opt["name"] / image / f"{image}_{current_iter}.png"
+    else:
+        path = folder / dataset.opt["name"] / f"{image}_{opt['val'].get('suffix') or opt['name']}.png"
+    bit_depth = getattr(dataset, "bit_depth", 8)
+    write_image(path, _turned_back(_as_array(model.output), dataset), bit_depth)
+    if opt["val"].get("save_disparity"):
+        disparity = _disparity(model, dataset)
+        if disparity is not None:
+            write_image(path.with_name(f"{path.stem}_disparity.png"), colour_disparity(disparity) / 255.0, 8)
+            np.save(path.with_name(f"{path.stem}_disparity.npy"), disparity)
+
+
+def _disparity(model: Any, dataset: Any) -> np.ndarray | None:
+    """The disparity map [H/8, W/8] of the picture being validated, in pixels at 1/8 size."""
+    disparity = model.disparity_map() if hasattr(model, "disparity_map") else None
+    return None if disparity is None else _turned_back(disparity[0, 0].float().cpu().numpy(), dataset)
+
+
+def _sheet_row(model: Any, dataset: Any, record: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
+    def caption(which: str, metrics: dict[str, float]) -> str:
+        return f"{which} {metrics['psnr']:.2f} dB" if "psnr" in metrics else which
+
+    row = []
+    blurred, sharp, disparity = center_view(model.lq, dataset), getattr(model, "gt", None), _disparity(model, dataset)
+    if blurred is not None:
+        row.append((caption("blurred", record["blurred"]), blurred))
+    row.append((caption("restored", record["restored"]), model.output))
+    if sharp is not None:
+        row.append(("sharp", sharp))
+    row = [(text, to_8bit(_turned_back(_as_array(picture), dataset))) for text, picture in row]
+    if disparity is not None:
+        row.append(("disparity: blue -, red +", colour_disparity(disparity)))
+    return row
+
+
+def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: int | str, tb_logger: Any) -> None:
+    """Means to the log and TensorBoard; when testing also files beside the log."""
+    opt = model.opt
+    means = {which: _means([r[which] for r in records]) for which in ("restored", "blurred")}
+    if not means["restored"]:
+        why = (
+            "no metrics are asked for"
+            if not opt["val"].get("metrics")
+            else "no ground truth, so no full-reference metrics"
+        )
+        logger.info(f"Validation {name}: {len(records)} pictures; {why}.")
+    else:
+        model._initialize_best_metric_results(name)
+        lines = [f"Validation {name}: mean of {len(records)} pictures, float metrics of RGB in [0, 1]"]
+        for metric, value in means["restored"].items():
+            shown = METRIC_FORMAT.get(metric, ".4f")
+            line = f"\t # {metric}: {value:{shown}}"
+            if metric in means["blurred"]:
+                before = means["blurred"][metric]
+                line += f"\tblurred input: {before:{shown}}\tgain: {value - before:+{shown}}"
+            if opt["is_train"]:
+                model._update_best_metric_result(name, metric, value, current_iter)
+                best = model.best_metric_results[name][metric]
+                line += f"\tbest: {best['val']:{shown}} @ {best['iter']} iter"
+            lines.append(line)
+            if tb_logger:
+                tb_logger.add_scalar(f"metrics/{name}/{metric}", value, current_iter)
+        logger.info("\n".join(lines))
+    folder = Path(opt["path"]["visualization"]) / name if opt["is_train"] else Path(opt["path"]["results_root"]) / name
+    if not opt["is_train"] and means["restored"]:
+        _write_tables(folder, name, records, means)
+    rows = [r["pictures"] for r in records if "pictures" in r]
+    if rows:
+        path = folder / f"contact_sheet{f'_{current_iter}' if opt['is_train'] else ''}.png"
+        sheet = contact_sheet(rows)
+        write_image(path, sheet / 255.0, 8)
+        logger.info(f"Contact sheet: {path}")
+        if tb_logger:
+            tb_logger.add_image(f"pictures/{name}", sheet, current_iter, dataformats="HWC")
+
+
+def _means(values: list[dict[str, float]]) -> dict[str, float]:
+    names = {name: None for each in values for name in each}
+    return {
+        name: math.fsum(v[name] for v in values if name in v) / len([v for v in values if name in v]) for name in names
+    }
+
+
+def _write_tables(folder: Path, name: str, records: list[dict[str, Any]], means: dict[str, dict[str, float]]) -> None:
+    """``metrics.csv``, a line a picture, and ``metrics.json``, which also has the means and the protocol's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [f"{which}_{metric}" for which in ("blurred", "restored") for metric in means[which]]
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *columns])
+        for record in records:
+            flat = {f"{which}_{metric}": v for which in ("blurred", "restored") for metric, v in record[which].items()}
+            writer.writerow([record["image"], *(flat.get(column, "") for column in columns)])
+    images = [{key: record[key] for key in ("image", "blurred", "restored")} for record in records]
+    content = {"dataset": name, "protocol": "ifan", "mean": means, "images": images}
+    (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,122 @@
+"""IAC in plain PyTorch: the specification the compiled kernels are tested against, and the fallback."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def filter_channels(channels: int, num_steps: int, taps: int = 3) -> int:
+    """Channels of the `filters` tensor: each step and channel has 2 * taps weights and a bias."""
+    return num_steps * channels * (2 * taps + 1)
+
+
+def iac(
+    x: Tensor,
+    filters: Tensor,
+    num_steps: int,
+    taps: int = 3,
+    negative_slope: float = 0.1,
+    act_last: bool = True,
+    isotropic: bool = False,
+) -> Tensor:
+    """Iterative adaptive convolution: `num_steps` separable filters, another one for each pixel and channel.
+
+    With e_0 = x, N = num_steps, k = taps and p = (k - 1) / 2, step i computes
+
+        t(y, x)       = sum_j v_i[c, j](y, x) * e_i(y + j - p, x)      rows replicated past the edge
+        u(y, x)       = sum_j h_i[c, j](y, x) * t(y, x + j - p)        columns of t replicated past the edge
+        e_{i+1}(y, x) = LeakyReLU(u(y, x) + b_i[c](y, x))
+
+    and e_N is the result. Source: Lee et al., Iterative Filter Adaptive Network for Single Image Defocus
+    Deblurring, CVPR 2021 (arXiv 2108.13610), the section on the IAC layer.
+
+    Args:
+        x: features, [B, C, H, W]; B may be 0.
+        filters: [B, N*C*(2k+1), H, W]. Channels, in this order: for each step i, v_i (at c*k + j), then h_i
+            (at C*k + c*k + j), 2*C*k channels a step; after all the steps, the biases b_i (at i*C + c).
+        num_steps: N.
+        taps: k, odd.
+        negative_slope: of the LeakyReLU.
+        act_last: whether the last step has its activation too.
+        isotropic: apply v_i in both directions and ignore h_i, as the released checkpoints were trained.
+
+    Returns:
+        [B, C, H, W], x's dtype. Half types are computed in float32 and rounded once, at the end.
+
+    Raises:
+        TypeError: not tensors, not of one floating dtype, or num_steps or taps not an int.
+        ValueError: sizes, devices or parameters that don't fit.
+    """
+    check_arguments(x, filters, num_steps, taps, negative_slope)
+    channels = x.shape[1]
+    direction = channels * taps
+    first_bias = num_steps * 2 * direction
+    # Step by step: a cast of all the filters at once would double the largest tensor of the network.
+    compute = torch.promote_types(x.dtype, torch.float32)
+
+    out = x.to(compute)
+    for step in range(num_steps):
+        start = step * 2 * direction
+        vertical = filters.narrow(1, start, direction)
+        horizontal = vertical if isotropic else filters.narrow(1, start + direction, direction)
+        bias = filters.narrow(1, first_bias + step * channels, channels).to(compute)
+
+        out = _filter_along(out, vertical.to(compute), taps, dim=2)
+        out = _filter_along(out, horizontal.to(compute), taps, dim=3) + bias
+        if act_last or step < num_steps - 1:
+            out = F.leaky_relu(out, negative_slope)
+    return out.to(x.dtype)
+
+
+def check_arguments(x: Tensor, filters: Tensor, num_steps: int, taps: int, negative_slope: float) -> None:
+    """Raise what `iac` documents if its arguments don't fit together. Shared by all backends."""
+    for name, tensor in (("x", x), ("filters", filters)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATING:
+            raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+    for name, number in (("num_steps", num_steps), ("taps", taps)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} must be an int, got {number!r}")
+    if x.dtype != filters.dtype:
+        raise TypeError(f"x and filters must have one dtype, got {x.dtype} and {filters.dtype}")
+    if x.device != filters.device:
+        raise ValueError(f"x and filters must be on one device, got {x.device} and {filters.device}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    if taps < 1 or taps % 2 == 0:
+        raise ValueError(f"taps must be odd and positive, got {taps}")
+    if not math.isfinite(negative_slope) or negative_slope < 0:
+        raise ValueError(f"negative_slope must be finite and not negative, got {negative_slope}")
+    if x.dim() != 4 or filters.dim() != 4:
+        raise ValueError(f"x and filters must be [B, C, H, W], got {list(x.shape)} and {list(filters.shape)}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x must have at least one channel, row and column, got {list(x.shape)}")
+    batch, channels, height, width = x.shape
+    expected = [batch, filter_channels(channels, num_steps, taps), height, width]
+    if list(filters.shape) != expected:
+        raise ValueError(
+            f"filters must be {expected} for x {list(x.shape)}, num_steps={num_steps} and taps={taps} "
+            f"(channels: num_steps * C * (2 * taps + 1)), got {list(filters.shape)}"
+        )
+
+
+def _filter_along(image: Tensor, weights: Tensor, taps: int, dim: int) -> Tensor:
+    """Each pixel's own 1-D filter along `dim`; image [B, C, H, W], weights [B, C*k, H, W]."""
+    size = image.shape[dim]
+    weights = weights.unflatten(1, (image.shape[1], taps))
+    # Joined by hand: the gradient of PyTorch's replicate padding isn't deterministic on CUDA.
+    before = [image.narrow(dim, 0, 1)] * (taps // 2)
+    after = [image.narrow(dim, size - 1, 1)] * (taps // 2)
+    padded = torch.cat([*before, image, *after], dim) if before else image
+
+    total = weights[:, :, 0] * padded.narrow(dim, 0, size)
+    for tap in range(1, taps):
+        total = torch.addcmul(total, weights[:, :, tap], padded.narrow(dim, tap, size))
+    return total
