@@ -15,10 +15,14 @@ from ifan_plugin.errors import UserError
 
 
 @contextmanager
-def written_aside(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends well, flushed to the disk; else it vanishes.
+def written_aside(path: str | Path, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` when the block ends well; else it vanishes.
 
-    The folder must exist. Raises what the block raises, and ``OSError``.
+    Args:
+        path: the file; its folder must exist.
+        durable: flush to the disk before and after the change of place, so that it outlives a power cut.
+
+    Raises what the block raises, and ``OSError``.
     """
     path = Path(path)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -26,7 +30,8 @@ def written_aside(path: str | Path) -> Iterator[IO[bytes]]:
         try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # temporary files are private, this one is to be like any other
@@ -34,6 +39,8 @@ def written_aside(path: str | Path) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

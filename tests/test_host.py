@@ -245,7 +245,6 @@ def test_option_files_and_overrides_run_no_code(options, tmp_path, mended):
         assert done.returncode == 2
         assert not victim.exists()
     else:  # the host as it is: the value goes through eval
-        without("mend_options", "train", "-opt", path, "--force_yml", entry.replace("name:x", "manual_seed"), cwd=tmp_path)
         code = (
             "from ifan_plugin import host; host.prepare(); from basicsr.utils.options import _postprocess_yml_value as f;"
             f"f({entry.partition('=')[2]!r})"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ifan_plugin import __version__
 from ifan_plugin.cli.arguments import Parser
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lmdb", "scikit-image", "tensorboard", "lpips")
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lmdb", "scikit-image", "tb-nightly", "lpips")
 HOSTS = ("basicsr", "mmengine", "mmcv", "mmcv-lite", "mmagic")
 
 

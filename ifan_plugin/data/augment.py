@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ifan_plugin.data.color import srgb_from_linear
 from ifan_plugin.errors import UserError
 from ifan_plugin.options import Option, check_mapping
 
@@ -166,7 +167,7 @@ def add_noise(images: Images, sigma: float, rng: np.random.Generator) -> dict[st
 
 
 def to_grey(images: Images) -> dict[str, np.ndarray]:
-    """Every picture grey: y = 0.2126 R + 0.7152 G + 0.0722 B of the coded values, then :func:`srgb_encode`.
+    """Every picture grey: y = 0.2126 R + 0.7152 G + 0.0722 B of the coded values, then :func:`srgb_from_linear`.
 
     The encoding of values that are coded already brightens the pictures; the published models are trained so.
     """
@@ -175,15 +176,8 @@ def to_grey(images: Images) -> dict[str, np.ndarray]:
     for role, image in images.items():
         # Not a matrix product: its rounding may depend on the number of threads, and samples may not.
         luma = red * image[..., 0] + green * image[..., 1] + blue * image[..., 2]
-        result[role] = cv2.merge([srgb_encode(luma)] * 3)
+        result[role] = cv2.merge([srgb_from_linear(luma)] * 3)
     return result
-
-
-def srgb_encode(linear: np.ndarray) -> np.ndarray:
-    """Linear to coded (IEC 61966-2-1), clipped to [0, 1]; any shape, float32."""
-    linear = np.clip(linear, 0.0, 1.0, dtype=np.float32)
-    curved = np.float32(1.055) * np.power(linear, np.float32(1 / 2.4)) - np.float32(0.055)
-    return np.where(linear <= np.float32(0.0031308), np.float32(12.92) * linear, curved)
 
 
 def scale(images: Images, size: tuple[int, int]) -> dict[str, np.ndarray]:

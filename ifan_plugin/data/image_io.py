@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import struct
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from ifan_plugin.errors import UserError
+from ifan_plugin.files import written_aside
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """Endings of picture files, in lower case. What a file holds is told by its bytes, not by its name."""
@@ -91,17 +91,10 @@ def write_image(path: str | os.PathLike, rgb: np.ndarray, bit_depth: int = 8) ->
     if path.suffix.lower() != ".png":
         raise UserError(f"{path}: pictures are written as PNG; give a name that ends in .png")
     encoded = encode_png(rgb, bit_depth, path)
-    # Our own name instead of tempfile's, whose files only their owner may read.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(encoded)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        with written_aside(path, durable=False) as file:
+            file.write(encoded)
     except OSError as error:
         raise UserError(f"{path}: can't be written: {error.strerror or error}") from error
 

@@ -23,14 +23,14 @@ from ifan_plugin.errors import UserError
 # Middlebury 2014 Motorcycle at a quarter of its size, as scikit-image ships it (its documented calibration).
 MOTORCYCLE_FOCAL_PX, MOTORCYCLE_BASELINE_M, MOTORCYCLE_DOFFS_PX = 994.978, 0.193001, 31.086
 
-TRAIN_SIZE = 352  # px, square
+TRAIN_SIZE = 200  # px, square
 BACKGROUNDS = ("astronaut.png", "coffee.png", "camera.png", "ihc.png", "brick.png", "gravel.png", "grass.png")
 CUT_OUTS = (*BACKGROUNDS, "coins.png", "page.png", "text.png")
 FOCAL_LENGTH_MM = 50.0
 PIXEL_PITCH_UM = 50.0  # a full-frame sensor shrunk to about 720 px
 
 
-def quickstart_scenes(seed: int = 0, train_count: int = 100) -> list[Scene]:
+def quickstart_scenes(seed: int = 0, train_count: int = 280) -> list[Scene]:
     """The scenes of the preset, for :func:`ifan_plugin.data.simulated_set.write_set`.
 
     Args:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
 from ifan_plugin.errors import UserError
 
 MAX_COC = 100.0  # px: a kernel 201 px wide; more than that is nearly always depth in the wrong unit
@@ -33,19 +34,7 @@ _HIDDEN_WEIGHT = 0.02  # of an invented pixel in a layer's colour, where a seen 
 _OVERSAMPLING = 8  # of a point spread function, per axis, so that its size can change by fractions of a pixel
 
 
-# --------------------------------------------------------------------------------------------- light and depth
-
-
-def linear_from_srgb(coded: np.ndarray) -> np.ndarray:
-    """Decode sRGB (IEC 61966-2-1): values in [0, 1] of any shape to linear light in [0, 1]."""
-    coded = np.asarray(coded)
-    return np.where(coded <= 0.04045, coded / 12.92, ((np.maximum(coded, 0.04045) + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
-    """Encode sRGB (IEC 61966-2-1): linear light in [0, 1] of any shape to values in [0, 1]."""
-    linear = np.asarray(linear)
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
+# --------------------------------------------------------------------------------------------- depth
 
 
 def depth_from_disparity(disparity_px: np.ndarray, focal_px: float, baseline: float, doffs: float = 0.0) -> np.ndarray:

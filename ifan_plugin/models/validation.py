@@ -199,6 +199,8 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
             lines.append(line)
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{name}/{metric}", value, current_iter)
+        if not opt["is_train"]:
+            lines += _table(records, means)
         logger.info("\n".join(lines))
     folder = Path(opt["path"]["visualization"]) / name if opt["is_train"] else Path(opt["path"]["results_root"]) / name
     if not opt["is_train"] and means["restored"]:
@@ -211,6 +213,20 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
         logger.info(f"Contact sheet: {path}")
         if tb_logger:
             tb_logger.add_image(f"pictures/{name}", sheet, current_iter, dataformats="HWC")
+
+
+def _table(records: list[dict[str, Any]], means: dict[str, dict[str, float]]) -> list[str]:
+    """A line a picture and one for the mean; ``blurred -> restored`` where the blurred input was measured too."""
+    width = max(len(record["image"]) for record in records)
+    lines = [f"\t   {'picture':<{width}}  " + "  ".join(f"{metric:>20}" for metric in means["restored"])]
+    for record in [*records, {"image": "mean", **means}]:
+        cells = []
+        for metric in means["restored"]:
+            shown = METRIC_FORMAT.get(metric, ".4f")
+            values = [format(record[w][metric], shown) for w in ("blurred", "restored") if metric in record[w]]
+            cells.append(f"{' -> '.join(values):>20}")
+        lines.append(f"\t   {record['image']:<{width}}  " + "  ".join(cells))
+    return lines
 
 
 def _means(values: list[dict[str, float]]) -> dict[str, float]:

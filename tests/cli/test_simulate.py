@@ -331,7 +331,7 @@ class TestQuickstart:
     @pytest.mark.slow
     def test_whole_preset(self, tmp_path):
         assert main(["--preset", "quickstart", "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
-        for split, count in (("train", 100), ("val", 2), ("test", 3)):
+        for split, count in (("train", 280), ("val", 2), ("test", 3)):
             names = [
                 {path.name for path in (tmp_path / "out" / part).iterdir()}
                 for part in (f"{split}_c/source", f"{split}_c/target", f"{split}_l/source", f"{split}_r/source")

@@ -41,7 +41,9 @@ def test_two_ranks_see_what_one_process_with_twice_the_batch_sees(size):
         assert sorted(together) == sorted(one[4 * step : 4 * step + 4])
 
 
-@pytest.mark.parametrize(("size", "ratio", "batch", "iterations"), [(5, 1, 2, 3), (3, 1, 8, 1), (5, 2, 4, 3), (4, 1, 4, 1)])
+@pytest.mark.parametrize(
+    ("size", "ratio", "batch", "iterations"), [(5, 1, 2, 3), (3, 1, 8, 1), (5, 2, 4, 3), (4, 1, 4, 1)]
+)
 def test_an_epoch_is_whole_batches_and_as_long_as_the_host_counts(size, ratio, batch, iterations):
     order, _ = drawn(size=size, ratio=ratio, batch=batch)
     assert len(order) == iterations * batch
@@ -60,7 +62,7 @@ def test_resuming_continues_behind_what_was_consumed():
     resumed.start_iteration(18)
     assert resumed.state_dict(current_iter=18)["iters_done"] == 3, "a second interruption counts from the epoch's start"
     resumed.set_epoch(4)
-    assert [tuple((int(i), i.epoch, i.position)) for i in resumed] == drawn(size=10, batch=2, epoch=4)[0]
+    assert [(int(i), i.epoch, i.position) for i in resumed] == drawn(size=10, batch=2, epoch=4)[0]
 
 
 def test_a_state_from_other_data_is_refused_with_the_reason():

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
 from ifan_plugin.data.simulator import (
     MAX_COC,
     Camera,
     depth_from_disparity,
     fill_depth_holes,
-    linear_from_srgb,
     psf,
     simulate_dual_pixel,
-    srgb_from_linear,
 )
 from ifan_plugin.errors import UserError
 

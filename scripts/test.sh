@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Set up, build, lint, test. Without arguments the default tests; --all runs the slow ones too; others go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
+    echo "usage: ./scripts/test.sh [--all | PYTEST ARGUMENTS]"
+    sed -n '2s/^# //p' "$0"
+    echo "examples:"
+    echo "  ./scripts/test.sh"
+    echo "  ./scripts/test.sh --all"
+    echo "  ./scripts/test.sh tests/ops -k gradcheck"
+    exit 0
+fi
+
+source scripts/setup_env.sh
+
+echo "== build"
+rm -rf build dist
+python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+ls dist
+
+echo "== lint"
+ruff check .
+ruff format --check .
+
+echo "== test"
+if [ "${1:-}" = "--all" ]; then
+    shift
+    exec python -m pytest -m "slow or not slow" "$@"
+fi
+exec python -m pytest "$@"

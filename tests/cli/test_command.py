@@ -1,0 +1,240 @@
+"""The command from outside: help, one-line errors, exit status, other working directories."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from helpers import basicsr, write_dpdd, write_options
+
+from ifan_plugin import cli
+from ifan_plugin.cli.arguments import parse_pipeline_arguments
+from ifan_plugin.errors import UserError
+
+
+def test_help_names_every_verb_with_examples(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in cli.VERBS:
+        assert f"  {verb}" in text
+    assert "examples:" in text
+    assert cli.main([]) == 2
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ifan_plugin ")
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_verb_has_help_with_examples(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([verb, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: basicsr {verb}" in text
+    assert "examples:" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "basicsr: unknown verb 'trian'; did you mean 'train'?"),
+        (["train"], "basicsr train: the following arguments are required: -opt"),
+        (
+            ["train", "-opt", "a.yml", "--auto_resum"],
+            "basicsr train: unknown flag --auto_resum; did you mean '--auto_resume'?",
+        ),
+        (["train", "-opt", "a.yml", "--launcher", "mpi"], "basicsr train: argument --launcher: invalid choice: 'mpi'"),
+        (["doctor", "--verbose"], "basicsr doctor: unknown flag --verbose"),
+    ],
+)
+def test_slips_on_the_command_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    from ifan_plugin.cli import doctor
+
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "main", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "basicsr: interrupted\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    from ifan_plugin.cli import doctor
+
+    def broken(argv):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(doctor, "main", broken)
+    with pytest.raises(RuntimeError, match="a fault"):
+        cli.main(["doctor"])
+
+
+def test_the_hosts_flags_are_unchanged():
+    args = parse_pipeline_arguments(
+        [
+            "-opt",
+            "a.yml",
+            "--launcher",
+            "pytorch",
+            "--auto_resume",
+            "--debug",
+            "--local_rank",
+            "1",
+            "--force_yml",
+            "a=1",
+            "b:c=2",
+        ],
+        "train",
+    )
+    assert (args.opt, args.launcher, args.auto_resume, args.debug, args.local_rank) == (
+        "a.yml",
+        "pytorch",
+        True,
+        True,
+        1,
+    )
+    assert args.force_yml == ["a=1", "b:c=2"]
+    with pytest.raises(UserError, match="-opt"):
+        parse_pipeline_arguments([], "test")
+
+
+def test_doctor_reports(tmp_path):
+    done = basicsr("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("IFAN registered", "IAC operator", "reference", "torch ", "CPU", "plug-ins"):
+        assert words in done.stdout
+
+
+def test_doctor_without_basicsr_says_so_and_fails(tmp_path):
+    """A process where basicsr isn't importable (its distribution hidden)."""
+    code = (
+        "import sys, importlib.metadata as m\n"
+        "real = m.version\n"
+        "def version(name):\n"
+        "    if name == 'basicsr':\n"
+        "        raise m.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "m.version = version\n"
+        "from ifan_plugin import cli\n"
+        "sys.exit(cli.main(['doctor']))\n"
+    )
+    from helpers import ROOT
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "FAILS: not installed (pip install basicsr==1.4.2)" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, dpdd):
+    """A tiny network trained by the command, in a folder of its own."""
+    from helpers import small_options
+
+    folder = tmp_path_factory.mktemp("trained")
+    done = basicsr("train", "-opt", write_options(folder, small_options(dpdd)), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "experiments/small/models/net_g_latest.pth"
+
+
+def options_for_testing(trained, dpdd) -> dict:
+    """What ``basicsr test`` gets below: the network's sizes follow from the checkpoint."""
+    return {
+        "name": "small_test",
+        "model_type": "IFANModel",
+        "datasets": {
+            "test_1": {"name": "whole", "type": "DualPixelDataset", "dataroot": str(dpdd), "bit_depth": 16},
+            "test_2": {"name": "two", "type": "DualPixelDataset", "dataroot": str(dpdd), "max_images": 2},
+        },
+        "network_g": {"type": "IFAN"},
+        "path": {"pretrain_network_g": str(trained)},
+        "val": {
+            "save_img": True, "save_disparity": True, "baseline": True, "contact_sheet": 2,
+            "metrics": {"psnr": {"type": "psnr"}, "ssim": {"type": "ssim"}, "host": {"type": "calculate_psnr", "crop_border": 0}},
+        },
+    }  # fmt: skip
+
+
+def test_test_writes_tables_pictures_and_a_contact_sheet(trained, dpdd, tmp_path):
+    import csv
+    import json
+
+    import cv2
+    import numpy as np
+
+    from ifan_plugin.data.image_io import read_header, read_image
+    from ifan_plugin.metrics import psnr
+
+    options = options_for_testing(trained, dpdd)
+    done = basicsr("test", "-opt", write_options(tmp_path, options), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "results/small_test"
+    table = json.loads((results / "whole/metrics.json").read_text())
+    assert table["protocol"] == "ifan"
+    assert [image["image"] for image in table["images"]] == ["1P0A0001", "1P0A0003", "1P0A0005"]
+    mean = np.mean([image["restored"]["psnr"] for image in table["images"]])
+    assert table["mean"]["restored"]["psnr"] == pytest.approx(mean)
+    assert "gain:" in done.stderr
+
+    pictures = results / "visualization/whole"
+    restored = pictures / "1P0A0001_small_test.png"
+    assert read_header(restored).bit_depth == 16
+    assert read_header(results / "visualization/two/1P0A0001_small_test.png").bit_depth == 8
+    sharp = read_image(dpdd / "test_c/target/1P0A0000.png", 16)
+    assert psnr(read_image(restored, 16), sharp) == pytest.approx(table["images"][0]["restored"]["psnr"], abs=1e-3)
+    blurred = read_image(dpdd / "test_c/source/1P0A0001.png", 16)
+    assert psnr(blurred, sharp) == pytest.approx(table["images"][0]["blurred"]["psnr"], abs=1e-3)
+    assert np.load(pictures / "1P0A0001_small_test_disparity.npy").shape == (6, 8)
+    assert cv2.imread(str(pictures / "1P0A0001_small_test_disparity.png")).shape == (6, 8, 3)
+    with (results / "whole/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["restored_psnr"]) == table["images"][0]["restored"]["psnr"]
+    assert cv2.imread(str(results / "whole/contact_sheet.png")) is not None
+
+
+def test_a_set_without_ground_truth_gives_pictures_only(trained, dpdd, tmp_path):
+    options = {
+        "name": "cuhk_like",
+        "model_type": "IFANModel",
+        "datasets": {
+            "test": {
+                "name": "flat", "type": "DualPixelDataset", "layout": "folder", "dataroot": str(dpdd / "test_c/source"),
+            }
+        },
+        "network_g": {"type": "IFAN"},
+        "path": {"pretrain_network_g": str(trained)},
+        "val": {"save_img": True, "metrics": {"psnr": {"type": "psnr"}}},
+    }  # fmt: skip
+    done = basicsr("test", "-opt", write_options(tmp_path, options), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no ground truth, so no full-reference metrics" in done.stderr
+    assert len(list((tmp_path / "results/cuhk_like/visualization/flat").glob("*.png"))) == 3
+
+
+def test_a_checkpoint_of_other_sizes_is_one_line(trained, dpdd, tmp_path):
+    options = options_for_testing(trained, dpdd)
+    options["network_g"]["width"] = 32
+    done = basicsr("test", "-opt", write_options(tmp_path, options), cwd=tmp_path)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert "width" in last
+    assert "32" in last
+    assert "net_g_latest.pth" in last
+
+
+def test_bad_data_is_one_line_before_training_starts(options, tmp_path):
+    data = write_dpdd(tmp_path / "data", {"train": 3, "val": 1})
+    broken = data / "train_l/source/1P0A0003_L.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    for dataset in options["datasets"].values():
+        dataset["dataroot"] = str(data)
+    done = basicsr("train", "-opt", write_options(tmp_path, options), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(broken) in done.stderr.strip().splitlines()[-1]

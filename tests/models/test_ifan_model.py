@@ -1,0 +1,336 @@
+"""IFANModel: the host's model contract, the losses apart, precision, EMA, checkpoints, and what stops a run."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+import ifan_plugin
+from ifan_plugin import checkpoints, host, option_file
+from ifan_plugin.archs.ifan_arch import IFAN
+from ifan_plugin.archs.reblur_arch import ReblurNet
+from ifan_plugin.errors import UserError
+
+ifan_plugin.register()
+host.mend_all()
+
+from basicsr.data import build_dataset  # noqa: E402 (the host can be imported only once it is mended)
+from basicsr.models import build_model  # noqa: E402
+
+
+def prepared(options: dict, folder, is_train: bool = True) -> dict:
+    """Options as the host's pipeline would hand them to the model."""
+    opt = option_file.check(copy.deepcopy(options), "f", is_train)
+    opt |= {"dist": False, "rank": 0, "world_size": 1, "is_train": is_train}
+    for name in ("models", "training_states", "visualization"):
+        (folder / name).mkdir(exist_ok=True)
+        opt["path"][name] = str(folder / name)
+    opt["path"]["results_root"] = str(folder)
+    return opt
+
+
+def make(options: dict, folder, is_train: bool = True):
+    torch.manual_seed(0)
+    return build_model(prepared(options, folder, is_train))
+
+
+def batch(options: dict, size: int = 2) -> dict:
+    filled = option_file.check(copy.deepcopy(options), "f", True)["datasets"]["train"]
+    dataset = build_dataset(filled)
+    return default_collate([dataset[i] for i in range(size)])
+
+
+def step(model, data, count: int = 1) -> None:
+    for iteration in range(1, count + 1):
+        model.update_learning_rate(iteration)
+        model.feed_data(data)
+        model.optimize_parameters(iteration)
+
+
+def test_a_step_reaches_every_parameter_and_logs_the_losses_apart(options, tmp_path):
+    model = make(options, tmp_path)
+    step(model, batch(options))
+    names = {"l_deblur", "l_disparity", "l_reblur", "l_total", "grad_norm"}
+    assert set(model.get_current_log()) == names
+    log = model.get_current_log()
+    assert log["l_total"] == pytest.approx(log["l_deblur"] + log["l_disparity"] + log["l_reblur"], rel=1e-6)
+    # The gradient, not the step: at first the filters are so small that some steps vanish in rounding.
+    assert not [n for n, p in model.step.named_parameters() if p.grad is None or not p.grad.any()]
+    assert len(model.trained) == len(list(model.net_g.parameters())) + len(list(model.net_r.parameters()))
+
+
+def test_losses_fall_on_one_batch(options, tmp_path):
+    options["train"]["optim_g"] = {"type": "Adam", "lr": 3e-3}
+    model, data = make(options, tmp_path), batch(options)
+    step(model, data)
+    first = model.get_current_log()["l_total"]
+    step(model, data, 30)
+    assert model.get_current_log()["l_total"] < 0.5 * first
+
+
+def test_loss_weights_count(options, tmp_path):
+    data = batch(options)
+    plain = make(options, tmp_path)
+    step(plain, data)
+    options["train"]["disparity_opt"]["loss_weight"] = 3.0
+    weighted = make(options, tmp_path)
+    step(weighted, data)
+    ratio = weighted.get_current_log()["l_disparity"] / plain.get_current_log()["l_disparity"]
+    assert ratio == pytest.approx(3, rel=1e-5)
+
+
+def test_the_joint_gradient_is_clipped(options, tmp_path):
+    options["train"] |= {"grad_clip": 1e-3, "optim_g": {"type": "SGD", "lr": 1.0}}
+    model = make(options, tmp_path)
+    before = [p.detach().clone() for p in model.trained]
+    step(model, batch(options))
+    length = math.sqrt(sum(float(((a - b.detach()) ** 2).sum()) for a, b in zip(before, model.trained)))
+    assert length == pytest.approx(1e-3, rel=1e-3)
+    assert model.get_current_log()["grad_norm"] > 1e-3
+
+
+def test_two_steps_of_the_papers_optimiser_by_hand(options, tmp_path):
+    """RAdam with decoupled decay comes from the options, over both networks, with the scheduler's rate."""
+    options["train"]["optim_g"] = {"type": "RAdam", "lr": 1e-3, "weight_decay": 0.01, "decoupled_weight_decay": True}
+    model, data = make(options, tmp_path), batch(options)
+    twin_g, twin_r = copy.deepcopy(model.net_g), copy.deepcopy(model.net_r)
+    parameters = [*twin_g.parameters(), *twin_r.parameters()]
+    optimizer = torch.optim.RAdam(parameters, lr=1e-3, weight_decay=0.01, decoupled_weight_decay=True)
+    for _ in range(2):
+        optimizer.zero_grad()
+        out = twin_g.training_outputs(data["lq"], data["left"], data["right"])
+        small = torch.nn.functional.avg_pool2d(data["lq"], 8)
+        reblurred = twin_r(data["gt"], out.filters)
+        mse = torch.nn.functional.mse_loss
+        total = mse(out.result, data["gt"]) + mse(out.warped_right, out.left_small) + mse(reblurred, small)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+    step(model, data, 2)
+    for ours, twin in zip(model.trained, parameters):
+        torch.testing.assert_close(ours, twin, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("poison", ["lq", "weights"])
+def test_a_non_finite_loss_stops_before_anything_is_updated(options, tmp_path, poison):
+    model, data = make(options, tmp_path), batch(options)
+    if poison == "lq":
+        data["lq"][0, 0, 0, 0] = float("nan")
+    else:
+        with torch.no_grad():
+            model.net_g.reconstructor.to_image[0].weight.fill_(float("inf"))
+    before = [p.detach().clone() for p in model.trained]
+    with pytest.raises(UserError, match="training stopped at iteration 1: not finite") as caught:
+        step(model, data)
+    for advice in ("lr", "grad_clip", "--auto_resume", str(tmp_path / "models")):
+        assert advice in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.trained))
+
+
+def test_a_non_finite_gradient_stops_too(options, tmp_path, monkeypatch):
+    model, data = make(options, tmp_path), batch(options)
+    model.net_g.reconstructor.to_image[0].weight.register_hook(lambda g: g * float("nan"))
+    before = [p.detach().clone() for p in model.trained]
+    with pytest.raises(UserError, match="gradient norm nan"):
+        step(model, data)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.trained))
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_comes_near_full(options, tmp_path, amp):
+    data = batch(options)
+    full = make(options, tmp_path)
+    step(full, data)
+    options["train"]["amp"] = amp
+    mixed = make(options, tmp_path)
+    dtypes = []
+    mixed.net_g.reconstructor.to_image[0].register_forward_hook(lambda m, i, o: dtypes.append(o.dtype))
+    step(mixed, data)
+    assert dtypes == [{"bf16": torch.bfloat16, "fp16": torch.float16}[amp]]
+    for name, value in full.get_current_log().items():
+        if name.startswith("l_"):
+            assert mixed.get_current_log()[name] == pytest.approx(value, rel=0.1)
+    assert all(p.dtype is torch.float32 for p in mixed.trained)
+    assert mixed.scaler.is_enabled() == (amp == "fp16")
+
+
+def test_the_average_of_the_weights(options, tmp_path):
+    options["train"]["ema_decay"] = 0.5
+    model = make(options, tmp_path)
+    start = {k: v.clone() for k, v in model.net_g.state_dict().items()}
+    step(model, batch(options))
+    for key, averaged in model.net_g_ema.state_dict().items():
+        torch.testing.assert_close(averaged, 0.5 * start[key] + 0.5 * model.net_g.state_dict()[key])
+    model.feed_data(batch(options))
+    model.test()
+    expected = model.net_g_ema(model.lq).clamp(0, 1)
+    assert torch.equal(model.output, expected)
+    model.save(0, 7)
+    saved = torch.load(tmp_path / "models/net_g_7.pth", weights_only=True)
+    assert set(saved) == {"params", "params_ema"}
+    options["path"]["pretrain_network_g"] = str(tmp_path / "models/net_g_7.pth")
+    again = make(options, tmp_path)
+    for key, value in again.net_g_ema.state_dict().items():
+        assert torch.equal(value, saved["params_ema"][key])
+
+
+def test_without_views_the_disparity_loss_is_left_out_with_one_line(options, tmp_path, caplog):
+    del options["datasets"]["train"]["aux_views"]
+    logger = logging.getLogger("basicsr")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
+    try:
+        model = make(options, tmp_path)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert sum("without the disparity loss" in m for m in caplog.messages) == 1
+    step(model, batch(options))
+    assert "l_disparity" not in model.get_current_log()
+    assert "l_reblur" in model.get_current_log()
+
+
+@pytest.mark.parametrize("ablation", ["no_reblur", "no_disparity_loss", "no_disparity", "plain", "dual"])
+def test_every_form_trains(options, tmp_path, ablation):
+    train, network = options["train"], options["network_g"]
+    if ablation in ("no_reblur", "plain"):
+        del options["network_r"], train["reblur_opt"]
+    if ablation in ("no_disparity_loss", "no_disparity", "plain"):
+        del train["disparity_opt"]
+    network |= {"no_disparity": {"use_disparity": False}, "plain": {"use_filters": False}}.get(ablation, {})
+    if ablation == "dual":
+        network["dual_pixel"] = True
+        for dataset in options["datasets"].values():
+            dataset["views"] = ["center", "left", "right"]
+            dataset.pop("aux_views", None)
+    model = make(options, tmp_path)
+    step(model, batch(options))
+    expected = {
+        "no_reblur": {"l_disparity"}, "no_disparity_loss": {"l_reblur"}, "no_disparity": {"l_reblur"}, "plain": set(),
+        "dual": {"l_disparity", "l_reblur"},
+    }[ablation]  # fmt: skip
+    assert set(model.get_current_log()) == expected | {"l_deblur", "l_total", "grad_norm"}
+
+
+def test_any_network_of_the_host_trains(options, tmp_path):
+    options["network_g"] = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    del options["network_r"], options["train"]["reblur_opt"], options["train"]["disparity_opt"]
+    model = make(options, tmp_path)
+    step(model, batch(options))
+    assert set(model.get_current_log()) == {"l_deblur", "l_total", "grad_norm"}
+    model.test()
+    assert model.disparity_map() is None
+
+
+def test_state_goes_out_and_comes_back(options, tmp_path):
+    options["train"]["amp"] = "fp16"
+    model, data = make(options, tmp_path), batch(options)
+    step(model, data)
+    model.best_metric_results = {"val_set": {"psnr": {"better": "higher", "val": 30.5, "iter": 1}}}
+    model.scaler.update(256.0)
+    model.save(0, 1)
+    state = checkpoints.load_file(tmp_path / "training_states/1.state")
+    options["path"] |= {
+        "pretrain_network_g": str(tmp_path / "models/net_g_1.pth"),
+        "pretrain_network_r": str(tmp_path / "models/net_r_1.pth"),
+    }
+    again = make(options, tmp_path)
+    again.resume_training(state)
+    assert again.best_metric_results == model.best_metric_results
+    assert again.scaler.get_scale() == 256.0
+    for a, b in zip(model.trained, again.trained):
+        assert torch.equal(a, b)
+    model.scaler, again.scaler = (torch.amp.GradScaler("cpu", enabled=False) for _ in range(2))
+    for each in (model, again):
+        each.feed_data(data)
+        each.optimize_parameters(2)
+    for a, b in zip(model.trained, again.trained):
+        assert torch.equal(a, b)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def official_file(folder, name: str = "IFAN.pytorch", prefix: str = "module.", **kwargs):
+    """A file as the authors' code writes it, with random weights."""
+    torch.manual_seed(5)
+    network = IFAN(**kwargs)
+    reblur = ReblurNet(network.filter_channels, kwargs["width"], 2, res_units=kwargs.get("res_units", 2))
+    content = checkpoints.to_official(network.state_dict(), reblur.state_dict())
+    path = folder / name
+    torch.save({prefix + key.removeprefix("module."): value for key, value in content.items()}, path)
+    return path, network, reblur
+
+
+def test_the_authors_file_loads_as_it_is(options, tmp_path):
+    path, network, _ = official_file(tmp_path, width=8, num_steps=3, res_units=1)
+    options |= {"network_g": {"type": "IFAN"}, "path": {"pretrain_network_g": str(path)}}
+    options["datasets"] = {"test": {**options["datasets"]["val"], "name": "t"}}
+    opt = prepared(options, tmp_path, is_train=False)
+    expected = {"width": 8, "num_steps": 3, "res_units": 1, "dual_pixel": False, "isotropic": True}
+    assert opt["network_g"].items() >= expected.items()
+    model = build_model(opt)
+    assert model.net_g.iac.isotropic
+    for key, value in network.state_dict().items():
+        assert torch.equal(model.net_g.state_dict()[key], value)
+
+
+def test_training_may_start_from_the_authors_file(options, tmp_path):
+    path, network, reblur = official_file(tmp_path, width=4, num_steps=2, res_units=1)
+    options["path"] = {"pretrain_network_g": str(path), "pretrain_network_r": str(path)}
+    model = make(options, tmp_path)
+    assert torch.equal(next(model.net_g.parameters()), next(network.parameters()))
+    assert torch.equal(next(model.net_r.parameters()), next(reblur.parameters()))
+    step(model, batch(options))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [({"width": 16}, "width"), ({"num_steps": 17}, "num_steps"), ({"dual_pixel": True}, "dual_pixel")],
+)
+def test_other_hyper_parameters_are_one_line(options, tmp_path, network, message):
+    path, _, _ = official_file(tmp_path, width=8, num_steps=3, res_units=1)
+    options |= {"network_g": {"type": "IFAN"} | network, "path": {"pretrain_network_g": str(path)}}
+    options["datasets"] = {"test": {**options["datasets"]["val"], "name": "t"}}
+    with pytest.raises(UserError, match=message) as caught:
+        prepared(options, tmp_path, is_train=False)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_separable_filters_may_be_asked_of_the_authors_file(options, tmp_path):
+    path, _, _ = official_file(tmp_path, width=8, num_steps=3, res_units=1)
+    options |= {"network_g": {"type": "IFAN", "isotropic": False}, "path": {"pretrain_network_g": str(path)}}
+    options["datasets"] = {"test": {**options["datasets"]["val"], "name": "t"}}
+    assert prepared(options, tmp_path, is_train=False)["network_g"]["isotropic"] is False
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(options, tmp_path):
+    import os
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    path = tmp_path / "evil.pth"
+    torch.save({"params": Evil()}, path)
+    options["path"] = {"pretrain_network_g": str(path)}
+    with pytest.raises(UserError, match=r"evil\.pth") as caught:
+        prepared(options, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_of_another_network_are_one_line(options, tmp_path):
+    options["network_g"] = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+    del options["network_r"], options["train"]["reblur_opt"], options["train"]["disparity_opt"]
+    path = tmp_path / "other.pth"
+    torch.save({"params": {"conv.weight": torch.zeros(3)}}, path)
+    options["path"] = {"pretrain_network_g": str(path)}
+    with pytest.raises(UserError, match=r"other\.pth: doesn't fit SRVGGNetCompact") as caught:
+        make(options, tmp_path)
+    assert "\n" not in str(caught.value)
