@@ -13,6 +13,10 @@ import torch
 
 from ifan_plugin.errors import UserError
 
+_UMASK = os.umask(0)  # it can only be read by setting it: once, before there are threads
+os.umask(_UMASK)
+_MARK = ".aside."
+
 
 @contextmanager
 def written_aside(path: str | Path, durable: bool = True) -> Iterator[IO[bytes]]:
@@ -25,16 +29,14 @@ def written_aside(path: str | Path, durable: bool = True) -> Iterator[IO[bytes]]
     Raises what the block raises, and ``OSError``.
     """
     path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}{_MARK}", delete=False) as file:
         temporary = Path(file.name)
         try:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # temporary files are private, this one is to be like any other
+            temporary.chmod(0o666 & ~_UMASK)  # temporary files are private, this one is to be like any other
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -46,6 +48,12 @@ def written_aside(path: str | Path, durable: bool = True) -> Iterator[IO[bytes]]
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_remains(folder: str | Path) -> None:
+    """Delete what killed processes left half-written in ``folder``. Nobody may be writing there."""
+    for remains in Path(folder).glob(f".*{_MARK}*"):
+        remains.unlink(missing_ok=True)
 
 
 def save_atomically(value: Any, path: str | Path) -> None:

@@ -10,7 +10,10 @@ import importlib
 import logging
 import math
 import os
+import pickle
+import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +21,9 @@ from typing import Any
 
 import torch
 
-from ifan_plugin import option_file
-from ifan_plugin.checkpoints import load_file
+from ifan_plugin import option_check, option_file, states
 from ifan_plugin.cli.arguments import parse_pipeline_arguments
-from ifan_plugin.data.sampler import ResumableSampler
+from ifan_plugin.data.sampler import ResumableSampler, SeededDataset, seed_everything
 from ifan_plugin.errors import UserError
 from ifan_plugin.files import save_atomically
 from ifan_plugin.options import nearest
@@ -34,8 +36,11 @@ class _Run:
     """What the mends of one training run have to tell one another."""
 
     seed: int = 0
+    rank: int = 0
+    model_type: str = ""
+    option_text: str = ""
     sampler: ResumableSampler | None = None
-    resume_position: dict[str, Any] | None = None
+    resume_state: dict[str, Any] | None = None
 
 
 def mend_torchvision() -> None:
@@ -64,18 +69,17 @@ def mend_distributed() -> None:
     from basicsr.models import base_model
     from basicsr.utils import options
 
-    def init_dist(launcher: str, backend: str | None = None, **kwargs: Any) -> None:
+    def init_dist(launcher: str, backend: str = "nccl", port: int | None = None, **kwargs: Any) -> None:
         if launcher == "slurm":
-            _slurm_environment(kwargs.pop("port", None))
+            _slurm_environment(port)
         missing = [v for v in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if v not in os.environ]
         if missing:
             raise UserError(
                 f"--launcher {launcher}: {missing[0]} is not set; start with torchrun --nproc_per_node=N -m ifan_plugin"
             )
-        if torch.cuda.is_available():
+        if backend == "nccl":
             local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
             torch.cuda.set_device(local % torch.cuda.device_count())
-        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
         torch.distributed.init_process_group(backend=backend, **kwargs)
 
     def model_to_device(self: Any, net: torch.nn.Module) -> torch.nn.Module:
@@ -92,10 +96,16 @@ def mend_distributed() -> None:
 
 def _slurm_environment(port: int | None) -> None:
     """Translate Slurm's variables into those of ``torch.distributed``."""
-    if "SLURM_PROCID" not in os.environ:
-        raise UserError("--launcher slurm: SLURM_PROCID is not set; start with srun")
-    first = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or os.environ["SLURM_NODELIST"].split(",")[0]
-    os.environ.setdefault("MASTER_ADDR", first)
+    for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"):
+        if name not in os.environ:
+            raise UserError(f"--launcher slurm: {name} is not set; start with srun")
+    if "MASTER_ADDR" not in os.environ:
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        try:
+            hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UserError(f"--launcher slurm: can't ask scontrol for the first node: {error}") from error
+        os.environ["MASTER_ADDR"] = hosts[0]
     os.environ["MASTER_PORT"] = str(port or os.environ.get("MASTER_PORT", 29500))
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
@@ -105,33 +115,47 @@ def _slurm_environment(port: int | None) -> None:
 def mend_options() -> None:
     """The host reads YAML with a loader that builds objects and runs ``--force_yml`` through ``exec``.
 
-    Ours reads safely, checks everything before anything is built, and gives back what the host's would.
+    Ours reads safely, checks everything before anything is built, and gives back what the host's would. The copy of the
+    file in the experiment is written from what was read: the host's copying fails when it is given that copy again.
     """
     from basicsr import test, train
     from basicsr.utils import options
+    from basicsr.utils.dist_util import master_only
 
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], Any]:
         args = parse_pipeline_arguments(sys.argv[1:], "train" if is_train else "test")
         opt = option_file.read_with_overrides(args.opt, args.force_yml)
         load_plugins(opt.get("plugins"), str(args.opt))
-        opt = option_file.check(opt, Path(args.opt).name, is_train)
+        opt = option_check.check(opt, Path(args.opt).name, is_train, distributed=args.launcher != "none")
+        _Run.option_text = Path(args.opt).read_text(encoding="utf-8")
+        _Run.model_type = opt["model_type"]
         if args.debug and not opt["name"].startswith("debug"):
             opt["name"] = f"debug_{opt['name']}"
+        if opt["num_gpu"] == "auto":
+            opt["num_gpu"] = torch.cuda.device_count()
         opt["dist"] = args.launcher != "none"
         if opt["dist"]:
-            options.init_dist(args.launcher, **(opt.get("dist_params") or {}))
+            parameters = dict(opt.get("dist_params") or {})
+            if opt["num_gpu"] == 0:  # the host's files ask for nccl, which CPUs don't have
+                parameters["backend"] = "gloo"
+            options.init_dist(args.launcher, **parameters)
         opt["rank"], opt["world_size"] = options.get_dist_info()
         options.set_random_seed(opt["manual_seed"] + opt["rank"])
         opt["auto_resume"], opt["is_train"] = args.auto_resume, is_train
-        if opt["num_gpu"] == "auto":
-            opt["num_gpu"] = torch.cuda.device_count()
         opt["path"].pop("root", None)  # run() has read it
         _add_output_paths(opt, Path(root_path))
-        _Run.seed = opt["manual_seed"]
+        _Run.seed, _Run.rank = opt["manual_seed"], opt["rank"]
         return opt, args
+
+    @master_only
+    def copy_opt_file(opt_file: str, experiments_root: str) -> None:
+        # From memory: the file may be this very copy, or have been moved away with the old experiment.
+        head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
+        (Path(experiments_root) / Path(opt_file).name).write_text(head + _Run.option_text, encoding="utf-8")
 
     for module in (train, test, options):
         module.parse_options = parse_options
+    train.copy_opt_file = copy_opt_file
 
 
 def _add_output_paths(opt: dict[str, Any], root: Path) -> None:
@@ -159,56 +183,28 @@ def mend_resume() -> None:
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         asked = opt["path"].get("resume_state")
-        _Run.resume_position = None
+        _Run.resume_state = None
         if opt["auto_resume"]:
-            candidates = _states_newest_first(Path(opt["path"]["training_states"]))
+            candidates = states.newest_first(Path(opt["path"]["training_states"]))
         else:
             candidates = [Path(asked)] if asked else []
-        for path in candidates:
-            reason, state = _read_state(path, opt)
+        path, state = states.choose(candidates, opt) if opt["rank"] == 0 else (None, None)
+        if opt["dist"]:  # one rank chooses, or ranks that see other files would train apart
+            chosen = [path]
+            torch.distributed.broadcast_object_list(chosen, src=0)
+            path = chosen[0]
+        if path is None:
+            return None
+        if state is None:
+            reason, state = states.read(path, opt)
             if state is None:
-                if not opt["auto_resume"]:
-                    raise UserError(f"path: resume_state: {reason}")
-                _say(opt, f"auto_resume: passed over {path}: {reason}")
-                continue
-            opt["path"]["resume_state"] = str(path)
-            _say(opt, f"Resuming from {path} (iteration {state['iter']}).")
-            train.check_resume(opt, state["iter"])
-            _Run.resume_position = state.get("position")
-            return state
-        if opt["auto_resume"]:
-            _say(opt, f"auto_resume: no usable state in {opt['path']['training_states']}: starting from the beginning.")
-        return None
+                raise UserError(f"rank {opt['rank']} can't resume from what rank 0 chose: {reason}")
+        opt["path"]["resume_state"] = str(path)
+        train.check_resume(opt, state["iter"])
+        _Run.resume_state = state
+        return state
 
     train.load_resume_state = load_resume_state
-
-
-def _states_newest_first(folder: Path) -> list[Path]:
-    states = [p for p in folder.glob("*.state") if p.stem.isdigit()] if folder.is_dir() else []
-    return sorted(states, key=lambda p: int(p.stem), reverse=True)
-
-
-def _read_state(path: Path, opt: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    """The training state at ``path``, or (why it can't be used, None)."""
-    try:
-        state = load_file(path)
-    except UserError as error:
-        return str(error), None
-    if not isinstance(state, dict) or not {"epoch", "iter", "optimizers", "schedulers"} <= state.keys():
-        return f"{path}: isn't a training state of BasicSR", None
-    ignored = opt["path"].get("ignore_resume_networks") or []
-    for key in opt:
-        if key.startswith("network_") and key not in ignored:
-            network = Path(opt["path"]["models"]) / f"net_{key.removeprefix('network_')}_{state['iter']}.pth"
-            if not network.is_file():
-                return f"its network is missing: {network}", None
-    return "", state
-
-
-def _say(opt: dict[str, Any], line: str) -> None:
-    """One line to the terminal from rank 0. The host's logger can't be used yet: it is set up later, with its file."""
-    if opt.get("rank", 0) == 0:
-        sys.stderr.write(line + "\n")
 
 
 def mend_sampling() -> None:
@@ -216,7 +212,8 @@ def mend_sampling() -> None:
 
     (It counts an epoch's iterations rounded up, drops the last partial batch, and stops after the counted epochs; with
     less data than one batch it trains on nothing, without a word.) Ours fills the last batch from the epoch's start
-    and continues in mid-epoch; the place goes into the training state.
+    and continues in mid-epoch; the place goes into the training state. Random numbers of networks and of other people's
+    data sets follow from (seed, iteration) and (seed, epoch, position), so those resume exactly, too.
     """
     from basicsr import train
     from basicsr.models import base_model
@@ -230,15 +227,18 @@ def mend_sampling() -> None:
     build_dataloader = train.build_dataloader
 
     def build_and_note_batch(dataset: Any, dataset_opt: dict[str, Any], **kwargs: Any) -> Any:
-        if dataset_opt.get("num_worker_per_gpu") == 0:
-            dataset_opt = {**dataset_opt, "persistent_workers": False}
-        loader = build_dataloader(dataset, dataset_opt, **kwargs)
         sampler = kwargs.get("sampler")
+        if sampler is None or dataset_opt.get("num_worker_per_gpu") == 0:  # then there are no workers to persist
+            dataset_opt = {**dataset_opt, "persistent_workers": False}
+        if isinstance(sampler, ResumableSampler) and not getattr(dataset, "draws_by_position", False):
+            dataset = SeededDataset(dataset, _Run.seed)
+        loader = build_dataloader(dataset, dataset_opt, **kwargs)
         if isinstance(sampler, ResumableSampler):
             sampler.set_batch_size(loader.batch_size, dataset_opt["batch_size_per_gpu"])
-            if _Run.resume_position is not None:
-                reason = sampler.resume(_Run.resume_position)
-                if reason:
+            if _Run.resume_state is not None:
+                reason = sampler.resume(_Run.resume_state.get("position") or {})
+                if reason:  # epochs have another length now: the host counts from the state's epoch on
+                    _Run.resume_state["epoch"] = _Run.resume_state["iter"] // sampler.iters_per_epoch
                     logging.getLogger("basicsr").warning(f"The interrupted epoch is begun anew: {reason}.")
         return loader
 
@@ -247,6 +247,7 @@ def mend_sampling() -> None:
     def update_and_note_iteration(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
         if _Run.sampler is not None:
             _Run.sampler.start_iteration(current_iter)
+            seed_everything(_Run.seed, current_iter, _Run.rank)
         update_learning_rate(self, current_iter, warmup_iter=warmup_iter)
 
     train.EnlargedSampler = sampler_factory
@@ -271,7 +272,10 @@ def mend_saving() -> None:
             raise ValueError("net and param_key must have the same length")
         saved = {}
         for each, key in zip(nets, keys):
-            state = self.get_bare_model(each).state_dict()
+            bare = self.get_bare_model(each)
+            state = bare.state_dict()
+            if hasattr(bare, "hyper_parameters"):  # what shapes don't tell, such as isotropic
+                saved["hyper_parameters"] = dict(bare.hyper_parameters)
             saved[key] = {name.removeprefix("module."): tensor.cpu() for name, tensor in state.items()}
         stamp = "latest" if current_iter == -1 else current_iter
         save_atomically(saved, Path(self.opt["path"]["models"]) / f"{net_label}_{stamp}.pth")
@@ -316,13 +320,42 @@ def mend_validation_warning() -> None:
     """The loop warns at every validation that several sets work with SRModel alone; with our model they do work."""
 
     def keep(record: logging.LogRecord) -> bool:
-        return "Multiple validation datasets are *only* supported" not in record.getMessage()
+        ours = _Run.model_type in ("IFANModel", "SRModel")
+        return not (ours and "Multiple validation datasets are *only* supported" in record.getMessage())
 
     logging.getLogger("basicsr").addFilter(keep)
 
 
+def mend_prefetching() -> None:
+    """With ``prefetch_mode: cpu`` an error while reading kills the host's thread, and training waits for ever.
+
+    Ours hands the error over, so that it is raised where the batch was wanted.
+    """
+    from basicsr.data.prefetch_dataloader import PrefetchGenerator
+
+    def run(self: Any) -> None:
+        try:
+            for item in self.generator:
+                self.queue.put(item)
+            self.queue.put(None)
+        except Exception as error:  # noqa: BLE001 (raised again in __next__)
+            self.queue.put(error)
+
+    take = PrefetchGenerator.__next__
+
+    def next_item(self: Any) -> Any:
+        item = take(self)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    PrefetchGenerator.run = run
+    PrefetchGenerator.__next__ = next_item
+
+
 MENDS: tuple[Callable[[], None], ...] = (
-    mend_distributed, mend_options, mend_resume, mend_sampling, mend_saving, mend_optimizers, mend_validation_warning,
+    mend_distributed, mend_options, mend_resume, mend_sampling, mend_saving, mend_optimizers, mend_prefetching,
+    mend_validation_warning,
 )  # fmt: skip
 """What is applied once the host is imported; :func:`mend_torchvision` comes before that."""
 
@@ -361,10 +394,12 @@ def run(verb: str, root_path: str) -> None:
     mend_all()
     args = parse_pipeline_arguments(sys.argv[1:], verb)
     options = option_file.read_with_overrides(args.opt, args.force_yml)
-    root = (options.get("path") or {}).get("root") or root_path  # type and keys are checked later, as a whole
+    paths = options.get("path")  # its form and its keys are checked later, as a whole
+    root = (paths.get("root") if isinstance(paths, dict) else None) or root_path
     pipeline = importlib.import_module(f"basicsr.{verb}")
     try:
         getattr(pipeline, f"{verb}_pipeline")(str(Path(str(root)).expanduser().absolute()))
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    except pickle.UnpicklingError as error:  # the host's own models load with torch.load
+        raise UserError(f"a checkpoint was refused: {str(error).splitlines()[0]}") from error
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

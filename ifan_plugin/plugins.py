@@ -65,9 +65,10 @@ def load_plugins(named: list[str] | None, where: str) -> list[str]:
             raise UserError(f"{where}: plugins: must be names of installed modules, not {name!r}")
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(f"{where}: plugins: '{name}' can't be imported: {error}") from error
-        if callable(getattr(module, "register", None)):
-            module.register()
+            if callable(getattr(module, "register", None)):
+                module.register()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{where}: plugins: '{name}' can't be loaded: {reason}") from error
         loaded.append(name)
     return loaded

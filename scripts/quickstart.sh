@@ -23,10 +23,10 @@ else
 fi
 
 step "3/4 Training a small IFAN (each line shows the time left as eta)"
-basicsr train -opt options/train_IFAN_quickstart.yml 2>&1 | scripts/only_progress.sh
+basicsr train -opt options/train_IFAN_quickstart.yml 2>&1 | python -u scripts/only_progress.py
 
 step "4/4 Testing on scenes it never saw"
-basicsr test -opt options/test/test_IFAN_quickstart.yml 2>&1 | scripts/only_progress.sh
+basicsr test -opt options/test/test_IFAN_quickstart.yml 2>&1 | python -u scripts/only_progress.py
 
 step "Done"
 echo "Look at results/IFAN_quickstart/quickstart_test/contact_sheet.png"

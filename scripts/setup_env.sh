@@ -22,7 +22,7 @@ if [ ! -x .venv/bin/python ] || [ "$(cat .venv/ifan_stamp 2>/dev/null)" != "$sta
         PYTHONPATH=scripts/basicsr_py313 "${pip[@]}" --no-deps --no-build-isolation basicsr==1.4.2
     fi
     # Without isolation BasicSR builds in seconds: alone, its build environment would fetch torch once more.
-    "${pip[@]}" --no-build-isolation --progress-bar on torch torchvision basicsr==1.4.2
+    .venv/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt --no-build-isolation torch torchvision basicsr==1.4.2
     "${pip[@]}" --no-build-isolation --editable '.[mm,benchmark,dev]'
     echo "$stamp" > .venv/ifan_stamp
 fi

@@ -11,7 +11,7 @@ import yaml
 from helpers import ROOT, small_options
 
 import ifan_plugin
-from ifan_plugin import option_file
+from ifan_plugin import option_check, option_file
 from ifan_plugin.errors import UserError
 
 ifan_plugin.register()
@@ -121,7 +121,7 @@ def changed(options: dict, path: str, value: object = None) -> dict:
 
 
 def test_a_good_file_is_filled_in(options):
-    checked = option_file.check(options, "f", is_train=True)
+    checked = option_check.check(options, "f", is_train=True)
     assert checked["network_r"]["filter_channels"] == 2 * 16 * 7
     assert checked["network_r"]["width"] == 4
     assert checked["datasets"]["train"]["phase"] == "train"
@@ -194,6 +194,20 @@ def test_a_good_file_is_filled_in(options):
             "x",
             "f: path: unknown key 'pretrain_netwrok_g'; did you mean 'pretrain_network_g'?",
         ),
+        ("train:optim_g:lr", None, "f: train: optim_g: lr: must be a number, not nothing"),
+        ("train:optim_g:betas", 0.9, "f: train: optim_g: "),
+        ("train:optim_g:type", ["Adam"], "f: train: optim_g: must be a mapping with a 'type', such as RAdam"),
+        ("train:scheduler:milestones", 5, "f: train: scheduler: "),
+        ("train:pixel_opt:loss_weight", "a", "f: train: pixel_opt: loss_weight: must be a number, not 'a'"),
+        ("train:pixel_opt:reduction", "maen", "f: train: pixel_opt: "),
+        ("val:metrics:psnr:type", "calculate_psnr", "f: val: metrics: psnr: 'crop_border' is missing"),
+        ("datasets:train:patch_size", 20, "f: datasets: train: patch_size: must be a multiple of 8, not 20"),
+        ("datasets:train:prefetch_mode", "cuda", "f: datasets: train: prefetch_mode: cuda needs a GPU and pin_memory"),
+        ("datasets:val:name", "../x", "f: datasets: val: name: must be fit for a folder's name, not '../x'"),
+        ("datasets:val:name", "train_set", "f: datasets: val: name: 'train_set' is that of train, too"),
+        ("val:suffix", "../x", "f: val: suffix: must be fit for a folder's name, not '../x'"),
+        ("network_r:type", "IFAN", "f: network_r: type: must be ReblurNet, not IFAN"),
+        ("network_g:use_filters", False, "f: train: disparity_opt: network_g has use_filters: false"),
         ("logger:print_frq", 1, "f: logger: unknown key 'print_frq'; did you mean 'print_freq'?"),
         ("logger:print_freq", 0, "f: logger: print_freq: must be at least 1, not 0"),
     ],
@@ -202,23 +216,39 @@ def test_slips_are_found_before_anything_is_built(options, path, value, message)
     if path == "num_gpu" and torch.cuda.device_count() >= 99:
         pytest.skip("a lot of GPUs")
     with pytest.raises(UserError) as caught:
-        option_file.check(changed(options, path, value), "f", is_train=True)
+        option_check.check(changed(options, path, value), "f", is_train=True)
     assert one_line(caught).startswith(message)
 
 
 def test_another_networks_losses_are_refused(options):
     options["network_g"] = {"type": "SRVGGNetCompact", "upscale": 1}
     with pytest.raises(UserError, match="disparity_opt: needs network_g of type IFAN, not SRVGGNetCompact"):
-        option_file.check(options, "f", is_train=True)
+        option_check.check(options, "f", is_train=True)
 
 
 def test_a_training_file_can_be_tested_as_it_is_but_for_its_data(options):
     options["datasets"] = {"test": {**options["datasets"]["val"], "name": "t"}}
-    checked = option_file.check(options, "f", is_train=False)
+    checked = option_check.check(options, "f", is_train=False)
     assert "network_r" not in checked
     options["datasets"]["train"] = {"type": "x"}
     with pytest.raises(UserError, match="train: unknown phase; basicsr test takes val, test"):
-        option_file.check(options, "f", is_train=False)
+        option_check.check(options, "f", is_train=False)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text("a: &a {name: x, size: 1}\nb:\n  <<: *a\n  name: y\n")
+    assert option_file.read(path)["b"] == {"name": "y", "size": 1}
+
+
+def test_no_seed_is_seed_zero_and_ranks_may_see_fewer_gpus(options, monkeypatch):
+    options["manual_seed"] = None
+    assert option_check.check(copy.deepcopy(options), "f", True)["manual_seed"] == 0
+    options["num_gpu"] = 8
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert option_check.check(copy.deepcopy(options), "f", True, distributed=True)["num_gpu"] == 8
+    with pytest.raises(UserError, match="only 1 found"):
+        option_check.check(options, "f", True)
 
 
 # --- the files we ship -----------------------------------------------------------------------------------------------
@@ -263,7 +293,7 @@ def test_every_shipped_file_says_what_it_is_and_checks(path, dpdd, tmp_path, mon
         weights.parent.mkdir(parents=True)
         dual = options["network_g"].get("dual_pixel", False)
         torch.save({"params": IFAN(width=8, num_steps=4, dual_pixel=dual).state_dict()}, weights)
-    checked = option_file.check(options, path.name, is_train)
+    checked = option_check.check(options, path.name, is_train)
     if options["path"]["pretrain_network_g"]:
         assert (checked["network_g"]["width"], checked["network_g"]["num_steps"]) == (8, 4), "read from the weights"
 

@@ -48,6 +48,7 @@ class IFAN(nn.Module):
     Attributes:
         multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
         in_channels: channels of `lq`, 3 or 9.
+        hyper_parameters: the arguments it was built with; they go into its checkpoints.
 
     Raises:
         ValueError: hyper-parameters out of their range; dual_pixel without use_filters, where nothing would
@@ -72,6 +73,10 @@ class IFAN(nn.Module):
         if dual_pixel and not use_filters:
             raise ValueError("dual_pixel needs use_filters: the plain network looks at the centre view only")
         deep = 4 * width
+        self.hyper_parameters = {
+            "width": width, "num_steps": num_steps, "taps": taps, "res_units": res_units, "dual_pixel": dual_pixel,
+            "isotropic": isotropic, "use_disparity": use_disparity, "use_filters": use_filters,
+        }  # fmt: skip
         self.dual_pixel = dual_pixel
         self.use_filters = use_filters
         self.use_disparity = use_disparity and use_filters

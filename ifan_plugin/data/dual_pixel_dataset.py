@@ -55,6 +55,8 @@ class DualPixelDataset(Dataset):
             be told from folders and file headers is told at construction (``check: headers``).
     """
 
+    draws_by_position = True  # the bridge needn't seed anything for it
+
     OPTIONS: ClassVar[dict[str, Option]] = {
         "dataroot": Option(str, is_folder=True),
         "layout": Option(str, "dpdd", choices=tuple(LAYOUTS)),

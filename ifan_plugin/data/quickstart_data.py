@@ -115,7 +115,7 @@ def _collage_scene(seed: int, index: int) -> SceneContent:
     depth = 1 / inverse
     low, high = np.percentile(inverse, [3, 97])
     focus_m = 1 / rng.uniform(low, high)
-    camera = _camera_for_blur(depth, focus_m, rng.uniform(3.0, 11.0))
+    camera = _camera_for_blur(depth, focus_m, rng.uniform(2.0, 8.0))
     psf_shape = {
         "order": int(rng.choice([3, 6, 9])),
         "cutoff": float(rng.choice([2.0, 2.5])),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sized
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 
 class EpochIndex(int):
@@ -117,3 +119,46 @@ class ResumableSampler(Sampler):
             wraps, slot = divmod(place, self.slots)  # an epoch that isn't whole batches goes on from its start
             position = order[slot] + wraps * self.slots
             yield EpochIndex(order[slot] % self.dataset_size, self.epoch, position)
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python's, NumPy's and torch's generators (all devices) from a few non-negative integers."""
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.manual_seed(int(words[2]) << 31 | int(words[3]) >> 1)
+
+
+class SeededDataset(Dataset):
+    """Somebody else's data set, whose random numbers follow from (seed, epoch, position) instead of from the worker.
+
+    Attributes of the data set are passed through.
+
+    Args:
+        dataset: takes integers.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("dataset", "seed") or name.startswith("__"):  # not there yet while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: int) -> Any:
+        in_main_process = get_worker_info() is None
+        if in_main_process:  # the network's own numbers must not depend on who reads the data
+            before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        seed_everything(self.seed, getattr(index, "epoch", 0), getattr(index, "position", int(index)))
+        try:
+            return self.dataset[index]
+        finally:
+            if in_main_process:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+                torch.set_rng_state(before[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -20,22 +19,9 @@ from ifan_plugin import checkpoints
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
-from ifan_plugin.models import validation
-from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.models import ifan_options, validation
 from ifan_plugin.restore import run_network
 
-TRAIN_OPTIONS = {
-    "total_iter": Option((int, float), minimum=1),
-    "warmup_iter": Option(int, -1),
-    "ema_decay": Option(float, 0, minimum=0, maximum=1),
-    "optim_g": Option(dict),
-    "scheduler": Option(dict),
-    "pixel_opt": Option(dict),
-    "disparity_opt": Option(dict, None),
-    "reblur_opt": Option(dict, None),
-    "grad_clip": Option(float, None, minimum=0),
-    "amp": Option(str, None, choices=("bf16", "fp16")),
-}
 MIN_LOSS_SCALE = 2.0**-14  # fp16 training that still overflows at this scale diverges; it isn't the scale
 
 
@@ -46,11 +32,20 @@ class TrainingStep(nn.Module):
     reblurred`` (shapes as in :meth:`IFAN.training_outputs` and :meth:`ReblurNet.forward`).
     """
 
-    def __init__(self, net_g: nn.Module, net_r: nn.Module | None, with_disparity: bool) -> None:
+    def __init__(
+        self, net_g: nn.Module, net_r: nn.Module | None, with_disparity: bool, amp_dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.net_g, self.net_r, self.with_disparity = net_g, net_r, with_disparity
+        self.net_g, self.net_r = net_g, net_r
+        self.with_disparity, self.amp_dtype = with_disparity, amp_dtype
 
     def forward(self, lq: Tensor, gt: Tensor, left: Tensor | None, right: Tensor | None) -> dict[str, Tensor]:
+        # Entered here, not outside: DataParallel's threads would take the device's default type.
+        with torch.autocast(lq.device.type, self.amp_dtype) if self.amp_dtype else nullcontext():
+            found = self._run(lq, gt, left, right)
+        return {name: value.float() for name, value in found.items()}
+
+    def _run(self, lq: Tensor, gt: Tensor, left: Tensor | None, right: Tensor | None) -> dict[str, Tensor]:
         if not hasattr(self.net_g, "training_outputs"):
             return {"result": self.net_g(lq)}
         views = (left, right) if self.with_disparity else (None, None)
@@ -75,50 +70,21 @@ class IFANModel(BaseModel):
 
     @classmethod
     def check_options(cls, options: dict[str, Any], where: str, is_train: bool) -> None:
-        """Check what the option file asks of this model; fill in what networks and checkpoints determine.
-
-        Raises:
-            UserError: a missing or unknown key, networks, losses and data that don't fit together, or a checkpoint
-                of other hyper-parameters.
-        """
-        for key in options:
-            if str(key).startswith("network_") and key not in ("network_g", "network_r"):
-                raise UserError(f"{where}: unknown key '{key}'; IFANModel has network_g and network_r")
-        if "network_g" not in options:
-            raise UserError(f"{where}: 'network_g' is missing")
-        network = options["network_g"]
-        is_ifan = network["type"] == "IFAN"
-        if is_ifan:
-            _fill_from_checkpoint(options, where)
-            _build_on_meta(IFAN, network, f"{where}: network_g")
-        _check_views(options, where, network if is_ifan else None)
-        if not is_train:
-            options.pop("network_r", None)  # training alone has it; a training file may be tested as it is
-            return
-        train = options["train"] = check_mapping(options["train"], TRAIN_OPTIONS, f"{where}: train")
-        train["total_iter"] = int(train["total_iter"])
-        if not is_ifan:
-            for key in ("disparity_opt", "reblur_opt"):
-                if train[key] is not None:
-                    raise UserError(f"{where}: train: {key}: needs network_g of type IFAN, not {network['type']}")
-            if "network_r" in options:
-                raise UserError(f"{where}: network_r: needs network_g of type IFAN, not {network['type']}")
-            return
-        if train["disparity_opt"] is not None and not network.get("use_disparity", True):
-            raise UserError(f"{where}: train: disparity_opt: network_g has use_disparity: false; remove one of them")
-        if (train["reblur_opt"] is None) != ("network_r" not in options):
-            there, missing = (
-                ("network_r", "train: reblur_opt") if "network_r" in options else ("train: reblur_opt", "network_r")
-            )
-            raise UserError(f"{where}: {there} is there and {missing} isn't: reblurring needs both, or neither")
-        if "network_r" in options:
-            _fill_reblurring(options, where)
+        """Check what an option file asks of this model: :func:`ifan_plugin.models.ifan_options.check`."""
+        ifan_options.check(options, where, is_train)
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.net_g = build_network(opt["network_g"]).to(self.device)
         self.print_network(self.net_g)
         self._load("network_g", self.net_g)
+        path = self.opt["path"].get("pretrain_network_g")
+        separable = isinstance(self.net_g, IFAN) and not self.net_g.hyper_parameters["isotropic"]
+        if path and separable and checkpoints.is_official(checkpoints.load_file(path)):
+            get_root_logger().warning(
+                f"{path}: the authors' files were trained with isotropic filters, and network_g has isotropic: false; "
+                "that is right for going on training with separable filters, and wrong for testing."
+            )
         if self.is_train:
             self.init_training_settings()
 
@@ -138,7 +104,8 @@ class IFANModel(BaseModel):
             UserError: unreadable, or of other names or shapes than ``net``.
         """
         net = self.get_bare_model(net)
-        params = _read_params(load_path, param_key, reblurring=isinstance(net, ReblurNet))
+        taps = getattr(net, "hyper_parameters", {}).get("taps", 3)
+        params = ifan_options.read_params(load_path, param_key, isinstance(net, ReblurNet), taps)
         get_root_logger().info(f"Loading {type(net).__name__} from {load_path} [{param_key}].")
         try:
             result = net.load_state_dict(params, strict=strict)
@@ -163,19 +130,18 @@ class IFANModel(BaseModel):
         criteria = {key: build_loss(opt).to(self.device) if opt else None for key, opt in losses}
         self.cri_pix, self.cri_disparity, self.cri_reblur = criteria.values()
 
+        self.with_disparity = self.cri_disparity is not None and self._has_views()
+        if self.cri_disparity is not None and not self.with_disparity:
+            logger.info("The data give no left and right views (aux_views): training without the disparity loss.")
+        amp_dtype = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}[train_opt.get("amp")]
+        self.step = self.model_to_device(TrainingStep(self.net_g, self.net_r, self.with_disparity, amp_dtype))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype is torch.float16)
         self.ema_decay = train_opt.get("ema_decay", 0)
-        if self.ema_decay > 0:
+        if self.ema_decay > 0:  # after DDP has given all ranks the same weights to copy
             logger.info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
             self.net_g_ema = deepcopy(self.net_g).eval().requires_grad_(False)
             if self.opt["path"].get("pretrain_network_g"):
                 self._load("network_g", self.net_g_ema, "params_ema")
-
-        self.with_disparity = self.cri_disparity is not None and self._has_views()
-        if self.cri_disparity is not None and not self.with_disparity:
-            logger.info("The data give no left and right views (aux_views): training without the disparity loss.")
-        self.step = self.model_to_device(TrainingStep(self.net_g, self.net_r, self.with_disparity))
-        self.amp_dtype = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}[train_opt.get("amp")]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.setup_optimizers()
         self.setup_schedulers()
 
@@ -215,11 +181,7 @@ class IFANModel(BaseModel):
         if self.gt is None:
             raise UserError(f"data set {self.opt['datasets']['train']['name']}: training needs sharp pictures (gt)")
         self.optimizer_g.zero_grad(set_to_none=True)
-        autocast = torch.autocast(self.device.type, self.amp_dtype) if self.amp_dtype else nullcontext()
-        with autocast:
-            outputs = self.step(self.lq, self.gt, self.left, self.right)
-        outputs = {name: value.float() for name, value in outputs.items()}
-
+        outputs = self.step(self.lq, self.gt, self.left, self.right)
         losses = OrderedDict(l_deblur=self.cri_pix(outputs["result"], self.gt))
         if self.with_disparity:
             losses["l_disparity"] = self.cri_disparity(outputs["warped_right"], outputs["left_small"])
@@ -251,11 +213,12 @@ class IFANModel(BaseModel):
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
         if finite.item() == 1:
             return
-        values = ", ".join(f"{name} {float(v):.3g}" for name, v in shown.items())
+        values = ", ".join(f"{name} {float(v.detach()):.3g}" for name, v in shown.items())
         raise UserError(
             f"training stopped at iteration {current_iter}: not finite ({values}); the checkpoints in "
             f"{self.opt['path']['models']} are untouched. Lower train: optim_g: lr, set train: grad_clip (0.5 in the "
-            "paper) or train: warmup_iter, keep disparity_opt and reblur_opt, then go on with --auto_resume."
+            "paper) or train: warmup_iter, keep disparity_opt and reblur_opt"
+            f"{', train without amp' if self.opt['train'].get('amp') else ''}, then go on with --auto_resume."
         )
 
     # --- evaluation ---------------------------------------------------------------------------------------------
@@ -306,74 +269,3 @@ class IFANModel(BaseModel):
             self.scaler.load_state_dict(extra["scaler"])
         if extra.get("best"):
             self.best_metric_results = extra["best"]
-
-
-def _read_params(path: str, param_key: str, reblurring: bool) -> dict[str, Tensor]:
-    """The parameters in a checkpoint, under our names."""
-    content = checkpoints.load_file(path)
-    if checkpoints.is_official(content):
-        official = checkpoints.from_official(content)
-        params = official.reblur_params if reblurring else official.params
-        if params is None:
-            raise UserError(f"{path}: has no reblurring network")
-        return params
-    if param_key not in content and "params" in content:
-        param_key = "params"
-    params = content.get(param_key, content)
-    return {name.removeprefix("module."): value for name, value in params.items()}
-
-
-def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
-    """Check network_g against the checkpoint it starts from, and take from it what the options leave open."""
-    path = options["path"].get("pretrain_network_g")
-    if path is None or not options["path"].get("strict_load_g", True):
-        return
-    network = options["network_g"]
-    given = {key: value for key, value in network.items() if key != "type"}
-    content = checkpoints.load_file(path)
-    if checkpoints.is_official(content):
-        taps, isotropic = given.get("taps", 3), given.get("isotropic", True)
-        inferred = checkpoints.from_official(content, taps=taps, isotropic=isotropic).arch_kwargs
-    else:
-        params = _read_params(path, options["path"].get("param_key_g", "params"), reblurring=False)
-        inferred = checkpoints.infer_ifan_kwargs(params, taps=given.get("taps", 3))
-    checkpoints.check_kwargs(given, inferred, path)
-    network.update(inferred | given)
-
-
-def _build_on_meta(network_class: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
-    """Build without memory: shows whether the hyper-parameters are possible, and the network's sizes."""
-    try:
-        with torch.device("meta"):
-            return network_class(**{key: value for key, value in options.items() if key != "type"})
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _fill_reblurring(options: dict[str, Any], where: str) -> None:
-    network, reblurring = options["network_g"], options["network_r"]
-    channels = _build_on_meta(IFAN, network, f"{where}: network_g").filter_channels
-    if not channels:
-        raise UserError(f"{where}: network_r: network_g has use_filters: false, so there is nothing to reblur with")
-    given = reblurring.setdefault("filter_channels", channels)
-    if given != channels:
-        raise UserError(f"{where}: network_r: filter_channels: must be {channels}, as network_g predicts, not {given}")
-    parameters = inspect.signature(ReblurNet).parameters
-    for key in ("width", "taps", "res_units", "isotropic"):
-        if key in network and key in parameters:
-            reblurring.setdefault(key, network[key])
-    _build_on_meta(ReblurNet, reblurring, f"{where}: network_r")
-
-
-def _check_views(options: dict[str, Any], where: str, network: Mapping[str, Any] | None) -> None:
-    """IFAN eats the centre view, its dual-pixel model centre, left, right: the data must be stacked like that."""
-    if network is None:
-        return
-    wanted = ["center", "left", "right"] if network.get("dual_pixel", False) else ["center"]
-    for key, dataset in options["datasets"].items():
-        views = dataset.get("views", ["center"])
-        if dataset["type"] == "DualPixelDataset" and list(views) != wanted:
-            raise UserError(
-                f"{where}: datasets: {key}: views: network_g with dual_pixel: {str(len(wanted) == 3).lower()} "
-                f"needs [{', '.join(wanted)}], not [{', '.join(views)}]"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import logging
 import math
@@ -83,23 +84,20 @@ def _measure(model: Any, dataset: Any, options: dict[str, Any], unavailable: dic
 
     measured: dict[str, Any] = {"restored": {}, "blurred": {}}
     sharp = getattr(model, "gt", None)
-    if sharp is None:
-        return measured
     compared = {"restored": model.output}
     blurred = center_view(model.lq, dataset) if options.get("baseline") else None
     if blurred is not None:
         compared["blurred"] = blurred
     for metric, description in (options.get("metrics") or {}).items():
         arguments = {key: value for key, value in description.items() if key != "better"}
-        if metric in unavailable:
+        if metric in unavailable or (sharp is None and _needs_sharp(arguments["type"])):
             continue
         try:
             for which, picture in compared.items():
-                measured[which][metric] = float(
-                    calculate_metric(
-                        {"img": _host_form(picture, arguments), "img2": _host_form(sharp, arguments)}, arguments
-                    )
-                )
+                pictures = {"img": _host_form(picture, arguments)}
+                if sharp is not None and _needs_sharp(arguments["type"]):
+                    pictures["img2"] = _host_form(sharp, arguments)
+                measured[which][metric] = float(calculate_metric(pictures, arguments))
         except MetricUnavailableError as error:
             unavailable[metric] = str(error)
             for values in measured.values():
@@ -107,9 +105,16 @@ def _measure(model: Any, dataset: Any, options: dict[str, Any], unavailable: dic
     return measured
 
 
+def _needs_sharp(metric_type: str) -> bool:
+    """Whether a registered metric compares with the sharp picture (else it is a no-reference metric)."""
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    return "img2" in inspect.signature(METRIC_REGISTRY.get(metric_type)).parameters
+
+
 def _host_form(picture: Tensor, metric: dict[str, Any]) -> Tensor | np.ndarray:
-    """The host's own metrics take uint8 BGR arrays; ours take the float tensor as it is."""
-    if not metric["type"].startswith("calculate_"):
+    """The host's own metrics take uint8 BGR arrays (``…_pt``: float tensors); ours take the float tensor as it is."""
+    if not metric["type"].startswith("calculate_") or metric["type"].endswith("_pt"):
         return picture
     return np.ascontiguousarray(to_8bit(_as_array(picture))[..., ::-1])
 
@@ -184,7 +189,8 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
         )
         logger.info(f"Validation {name}: {len(records)} pictures; {why}.")
     else:
-        model._initialize_best_metric_results(name)
+        if opt["is_train"]:
+            _add_best_records(model, name)
         lines = [f"Validation {name}: mean of {len(records)} pictures, float metrics of RGB in [0, 1]"]
         for metric, value in means["restored"].items():
             shown = METRIC_FORMAT.get(metric, ".4f")
@@ -204,7 +210,7 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
         logger.info("\n".join(lines))
     folder = Path(opt["path"]["visualization"]) / name if opt["is_train"] else Path(opt["path"]["results_root"]) / name
     if not opt["is_train"] and means["restored"]:
-        _write_tables(folder, name, records, means)
+        _write_tables(folder, name, _protocol(model, name), records, means)
     rows = [r["pictures"] for r in records if "pictures" in r]
     if rows:
         path = folder / f"contact_sheet{f'_{current_iter}' if opt['is_train'] else ''}.png"
@@ -236,7 +242,9 @@ def _means(values: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _write_tables(folder: Path, name: str, records: list[dict[str, Any]], means: dict[str, dict[str, float]]) -> None:
+def _write_tables(
+    folder: Path, name: str, protocol: str, records: list[dict[str, Any]], means: dict[str, dict[str, float]]
+) -> None:
     """``metrics.csv``, a line a picture, and ``metrics.json``, which also has the means and the protocol's name."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = [f"{which}_{metric}" for which in ("blurred", "restored") for metric in means[which]]
@@ -247,5 +255,32 @@ def _write_tables(folder: Path, name: str, records: list[dict[str, Any]], means:
             flat = {f"{which}_{metric}": v for which in ("blurred", "restored") for metric, v in record[which].items()}
             writer.writerow([record["image"], *(flat.get(column, "") for column in columns)])
     images = [{key: record[key] for key in ("image", "blurred", "restored")} for record in records]
-    content = {"dataset": name, "protocol": "ifan", "mean": means, "images": images}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = {"dataset": name, "protocol": protocol, "mean": means, "images": images}
+    text = json.dumps(_without_infinity(content), indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _without_infinity(value: Any) -> Any:
+    """JSON has no infinity (the PSNR of equal pictures): null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_without_infinity(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _protocol(model: Any, name: str) -> str:
+    """``ifan`` where every figure is of the paper's kind, else ``custom``: not comparable with the papers' figures."""
+    metrics = (model.opt["val"].get("metrics") or {}).values()
+    data = next(d for d in model.opt["datasets"].values() if d["name"] == name)
+    ours = all(m["type"] in ("psnr", "ssim", "mae", "lpips") and not m.get("crop_border") for m in metrics)
+    return "ifan" if ours and data["type"] == "DualPixelDataset" and data.get("crop_multiple", 8) == 8 else "custom"
+
+
+def _add_best_records(model: Any, name: str) -> None:
+    """The host makes a set's records once; a metric added before a resume needs its own."""
+    model._initialize_best_metric_results(name)
+    for metric, description in model.opt["val"]["metrics"].items():
+        better = description.get("better", "higher")
+        worst = -math.inf if better == "higher" else math.inf
+        model.best_metric_results[name].setdefault(metric, {"better": better, "val": worst, "iter": -1})

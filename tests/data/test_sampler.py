@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
-from ifan_plugin.data.sampler import EpochIndex, ResumableSampler
+from ifan_plugin.data.sampler import EpochIndex, ResumableSampler, SeededDataset, seed_everything
 
 
 def drawn(size=10, ranks=1, rank=0, ratio=1, batch=2, epoch=0, seed=0, resume=None):
@@ -86,3 +90,43 @@ def test_an_epoch_index_is_an_int_that_survives_pickling():
 def test_empty_data_is_an_error():
     with pytest.raises(ValueError, match="no samples"):
         ResumableSampler([], 1, 0)
+
+
+class RandomDataset(torch.utils.data.Dataset):
+    """Draws as the host's data sets do, from the global generators."""
+
+    opt = {"name": "random"}  # noqa: RUF012 (the host's data sets have a dict there)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.tensor([index, random.random(), np.random.rand(), float(torch.rand(()))], dtype=torch.float64)
+
+
+def samples(workers: int) -> torch.Tensor:
+    sampler = ResumableSampler(range(6), 1, 0, seed=2)
+    sampler.set_epoch(1)
+    loader = DataLoader(SeededDataset(RandomDataset(), 2), batch_size=1, sampler=sampler, num_workers=workers)
+    return torch.cat(list(loader))
+
+
+def test_other_peoples_data_sets_draw_the_same_with_any_number_of_workers():
+    expected = samples(0)
+    assert len(expected.unique(dim=0)) == 6
+    assert torch.equal(samples(2), expected)
+
+
+def test_reading_in_the_main_process_leaves_its_generators_alone():
+    seed_everything(1)
+    expected = random.random(), np.random.rand(), float(torch.rand(()))
+    seed_everything(1)
+    SeededDataset(RandomDataset(), 0)[EpochIndex(3)]
+    assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected
+
+
+def test_a_wrapped_data_set_keeps_its_attributes_and_pickles():
+    wrapped = pickle.loads(pickle.dumps(SeededDataset(RandomDataset(), 0)))  # noqa: S301 (our own bytes)
+    assert wrapped.opt["name"] == "random"
+    with pytest.raises(AttributeError):
+        wrapped.nothing  # noqa: B018

@@ -11,10 +11,12 @@ import torch
 from torch.utils.data import default_collate
 
 import ifan_plugin
-from ifan_plugin import checkpoints, host, option_file
+from ifan_plugin import checkpoints, host, option_check
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
+from ifan_plugin.models import validation
+from ifan_plugin.models.validation import validate
 
 ifan_plugin.register()
 host.mend_all()
@@ -25,7 +27,7 @@ from basicsr.models import build_model  # noqa: E402
 
 def prepared(options: dict, folder, is_train: bool = True) -> dict:
     """Options as the host's pipeline would hand them to the model."""
-    opt = option_file.check(copy.deepcopy(options), "f", is_train)
+    opt = option_check.check(copy.deepcopy(options), "f", is_train)
     opt |= {"dist": False, "rank": 0, "world_size": 1, "is_train": is_train}
     for name in ("models", "training_states", "visualization"):
         (folder / name).mkdir(exist_ok=True)
@@ -40,7 +42,7 @@ def make(options: dict, folder, is_train: bool = True):
 
 
 def batch(options: dict, size: int = 2) -> dict:
-    filled = option_file.check(copy.deepcopy(options), "f", True)["datasets"]["train"]
+    filled = option_check.check(copy.deepcopy(options), "f", True)["datasets"]["train"]
     dataset = build_dataset(filled)
     return default_collate([dataset[i] for i in range(size)])
 
@@ -172,7 +174,7 @@ def test_the_average_of_the_weights(options, tmp_path):
     assert torch.equal(model.output, expected)
     model.save(0, 7)
     saved = torch.load(tmp_path / "models/net_g_7.pth", weights_only=True)
-    assert set(saved) == {"params", "params_ema"}
+    assert set(saved) == {"params", "params_ema", "hyper_parameters"}
     options["path"]["pretrain_network_g"] = str(tmp_path / "models/net_g_7.pth")
     again = make(options, tmp_path)
     for key, value in again.net_g_ema.state_dict().items():
@@ -300,6 +302,48 @@ def test_other_hyper_parameters_are_one_line(options, tmp_path, network, message
         prepared(options, tmp_path, is_train=False)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_our_checkpoints_remember_what_shapes_do_not_tell(options, tmp_path):
+    options["network_g"]["isotropic"] = True
+    make(options, tmp_path).save(0, 3)
+    options |= {"network_g": {"type": "IFAN"}, "path": {"pretrain_network_g": str(tmp_path / "models/net_g_3.pth")}}
+    options["datasets"] = {"test": {**options["datasets"]["val"], "name": "t"}}
+    assert make(options, tmp_path, is_train=False).net_g.iac.isotropic
+    options["network_g"]["isotropic"] = False
+    with pytest.raises(UserError, match="isotropic is True in the checkpoint, but False was asked for"):
+        prepared(options, tmp_path, is_train=False)
+
+
+def test_a_metric_added_before_a_resume_gets_its_record(options, tmp_path):
+    model = make(options, tmp_path)
+    model.best_metric_results = {"val_set": {"psnr": {"better": "higher", "val": 30.5, "iter": 1}}}
+    model.opt["val"]["metrics"]["mae"] = {"type": "mae", "better": "lower"}
+    validate(model, build_dataset(model.opt["datasets"]["val"]), 1, None, False)
+    records = model.best_metric_results["val_set"]
+    assert records["psnr"]["val"] == 30.5
+    assert records["mae"]["iter"] == 1
+
+
+def test_the_protocol_is_named_for_what_it_is(options, tmp_path):
+    model = make(options, tmp_path)
+    assert validation._protocol(model, "val_set") == "ifan"
+    model.opt["datasets"]["val"]["crop_multiple"] = 1
+    assert validation._protocol(model, "val_set") == "custom"
+    model.opt["datasets"]["val"].pop("crop_multiple")
+    model.opt["val"]["metrics"]["host"] = {"type": "calculate_psnr", "crop_border": 0}
+    assert validation._protocol(model, "val_set") == "custom"
+
+
+def test_no_reference_metrics_need_no_sharp_picture(options, tmp_path):
+    options["datasets"]["val"]["gt"] = "none"
+    options["val"]["metrics"]["niqe"] = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}
+    model = make(options, tmp_path)
+    dataset = build_dataset(model.opt["datasets"]["val"])
+    model.feed_data(default_collate([dataset[0]]))
+    model.output = torch.rand(1, 3, 192, 192)
+    measured = validation._measure(model, dataset, model.opt["val"], {})
+    assert set(measured["restored"]) == {"niqe"}
 
 
 def test_separable_filters_may_be_asked_of_the_authors_file(options, tmp_path):
