@@ -19,7 +19,7 @@ if [ ! -x .venv/bin/python ] || [ "$(cat .venv/ifan_stamp 2>/dev/null)" != "$sta
     "${pip[@]}" setuptools wheel
     if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
         # BasicSR's setup.py reads its version through locals(), which Python 3.13 made a snapshot.
-        PYTHONPATH=scripts/basicsr_py313 "${pip[@]}" --no-deps --no-build-isolation basicsr==1.4.2
+        PYTHONPATH="$PWD/scripts/basicsr_py313" "${pip[@]}" --no-deps --no-build-isolation basicsr==1.4.2
     fi
     # Without isolation BasicSR builds in seconds: alone, its build environment would fetch torch once more.
     .venv/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt --no-build-isolation torch torchvision basicsr==1.4.2
