@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ifan_plugin.archs.layers import Encoder, ResBlock, check_hyper_parameters, conv, up, xavier_init
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
-from ifan_plugin.ops import IAC
+from ifan_plugin.ops import IAC, iac_step
 from ifan_plugin.ops import filter_channels as iac_channels
 
 
@@ -121,7 +121,14 @@ class IFAN(nn.Module):
         """
         height, width = lq.shape[-2:]
         padded = self._padded(lq)
-        result = self._restore(padded, self._filters(padded))[..., :height, :width]
+        *skips, features = self.feature_extractor(padded[:, :3])
+        if self.use_filters:
+            blur_features, disparity = self._blur_features(padded)
+            if torch.is_grad_enabled():
+                features = self.iac(features, self.filter_predictor(blur_features, disparity))
+            else:  # nobody needs the filters afterwards: a step's worth of them is all that is ever held
+                features = self._iac_by_steps(features, self.filter_predictor.embed(blur_features, disparity))
+        result = (padded[:, :3] + self.reconstructor(features, *skips))[..., :height, :width]
         return result if self.training else result.clamp(0, 1)
 
     def training_outputs(self, lq: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> IFANOutputs:
@@ -201,8 +208,14 @@ class IFAN(nn.Module):
         features = self.filter_encoder(views)[-1]
         return features, self.disparity_estimator(features) if self.use_disparity else None
 
-    def _filters(self, lq: Tensor) -> Tensor | None:
-        return self.filter_predictor(*self._blur_features(lq)) if self.use_filters else None
+    def _iac_by_steps(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """IAC with each step's filters predicted when it is their turn: 1/num_steps of the memory, the same result."""
+        iac, channels = self.iac, features.shape[1]
+        for step in range(iac.num_steps):
+            filters, bias = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps)
+            act = iac.act_last or step < iac.num_steps - 1
+            features = iac_step(features, filters, bias, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
+        return features
 
     def _restore(self, lq: Tensor, filters: Tensor | None) -> Tensor:
         """The unclipped result."""
@@ -250,6 +263,23 @@ class FilterPredictor(nn.Module):
 
     def forward(self, features: Tensor, disparity: Tensor | None) -> Tensor:
         return self.to_filters(self.embed(features, disparity))
+
+    def step_filters(self, embedding: Tensor, step: int, channels: int, num_steps: int) -> tuple[Tensor, Tensor]:
+        """The filters of one step of IAC, out of :meth:`embed`'s result; together they are :meth:`forward`'s.
+
+        Returns:
+            filters [B, 2*channels*taps, h, w] (vertical, then horizontal) and bias [B, channels, h, w].
+        """
+        weight, offset = self.to_filters.weight.flatten(1), self.to_filters.bias
+        rows = weight.shape[0] // num_steps - channels
+        first = num_steps * rows + step * channels
+        flat = embedding.flatten(2)  # a 1x1 convolution is a matrix product, and faster as one
+
+        def made_by(part: slice) -> Tensor:
+            product = torch.matmul(weight[part], flat)
+            return product.add_(offset[part, None]).unflatten(2, embedding.shape[2:])
+
+        return made_by(slice(step * rows, (step + 1) * rows)), made_by(slice(first, first + channels))
 
 
 class Reconstructor(nn.Module):

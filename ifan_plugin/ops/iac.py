@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin.ops import reference
+from ifan_plugin.ops import _library, reference
 
 logger = logging.getLogger("ifan_plugin")
 
@@ -20,15 +20,20 @@ class _Backend(NamedTuple):
     run: Callable[..., Tensor] | None
     device_type: str | None  # the kind of device it serves; None: every kind
     reason: str | None  # why it can't be used; None: it can
+    step: Callable[..., Tensor] | None = None  # the same for `iac_step`
 
 
-_NOT_COMPILED = "not compiled in this build of ifan_plugin (only the PyTorch reference is)"
+def _compiled(device_type: str) -> _Backend:
+    return _Backend(_library.compiled_iac, device_type, _LOADED[device_type], _library.compiled_iac_step)
+
+
+_LOADED = _library.load()
 
 # Fastest first: the first usable one that serves the tensors' device is taken.
 _BACKENDS: dict[str, _Backend] = {
-    "cuda": _Backend(run=None, device_type="cuda", reason=_NOT_COMPILED),
-    "cpu": _Backend(run=None, device_type="cpu", reason=_NOT_COMPILED),
-    "reference": _Backend(run=reference.iac, device_type=None, reason=None),
+    "cuda": _compiled("cuda"),
+    "cpu": _compiled("cpu"),
+    "reference": _Backend(run=reference.iac, device_type=None, reason=None, step=reference.iac_step),
 }
 
 _fallback_told = False
@@ -36,7 +41,10 @@ _fallback_told = False
 
 def available_backends() -> dict[str, str | None]:
     """Each backend's name with None where it can be used, or the reason (one line) why it can't."""
-    return {name: backend.reason for name, backend in _BACKENDS.items()}
+    reasons = {name: backend.reason for name, backend in _BACKENDS.items()}
+    if reasons["cuda"] is None and not torch.cuda.is_available():
+        reasons["cuda"] = "compiled and loaded, but torch finds no CUDA device"
+    return reasons
 
 
 def active_backend(device: torch.device | str) -> str:
@@ -59,7 +67,9 @@ def iac(
     Equivalent to `ifan_plugin.ops.reference.iac`, whose docstring has the equations and the order of the
     channels. Under autocast, x is cast to the dtype of `filters`, much the larger tensor. Where the device's
     compiled backend can't be used, the reference runs instead and one line in the log "ifan_plugin" says why,
-    once a process.
+    once a process. The compiled backends have no second derivative: it raises, and the reference has it. During
+    an ONNX export the reference is taken, which consists of standard operators. `filters` may be a slice along
+    the channels of a larger tensor: it is read in place.
 
     Args:
         x: features, [B, C, H, W], float64, float32, float16 or bfloat16; B may be 0.
@@ -80,11 +90,51 @@ def iac(
 
     Source: Lee et al., CVPR 2021 (arXiv 2108.13610), the section on the IAC layer.
     """
-    if isinstance(x, Tensor) and isinstance(filters, Tensor) and _casts(x, filters):
-        x = x.to(filters.dtype)
+    x = _cast_like(x, filters)
     reference.check_arguments(x, filters, num_steps, taps, negative_slope)
-    run = _pick(backend, x.device)
+    run = _pick(backend, x.device).run
     return run(x, filters, num_steps, taps, negative_slope, act_last, isotropic)
+
+
+def iac_step(
+    x: Tensor,
+    step_filters: Tensor,
+    bias: Tensor,
+    taps: int = 3,
+    negative_slope: float = 0.1,
+    act: bool = True,
+    isotropic: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """One step of `iac`, for inference that predicts and applies the filters step by step and never holds them all.
+
+    Equivalent to `ifan_plugin.ops.reference.iac_step`. The compiled backends have no gradient for it: where one is
+    asked for (a tensor requires it and gradients are on), the reference runs unless a backend is named, whose
+    backward then raises. Autocast, ONNX export and strided filters as in `iac`.
+
+    Args:
+        x: features, [B, C, H, W], float64, float32, float16 or bfloat16; B may be 0.
+        step_filters: [B, 2*C*taps, H, W], the vertical filters, then the horizontal ones; x's dtype and device.
+        bias: [B, C, H, W].
+        taps: filter length k, odd.
+        negative_slope: of the LeakyReLU after the step.
+        act: whether there is one.
+        isotropic: apply the vertical filters in both directions.
+        backend: a name from `available_backends()`; None: the fastest usable one.
+
+    Returns:
+        [B, C, H, W], dtype and device of `step_filters`.
+
+    Raises:
+        TypeError, ValueError: arguments that don't fit together; a backend that doesn't exist.
+        RuntimeError: the backend asked for can't be used, with the reason.
+    """
+    x, bias = _cast_like(x, step_filters), _cast_like(bias, step_filters)
+    reference.check_step_arguments(x, step_filters, bias, taps, negative_slope)
+    if backend is None and torch.is_grad_enabled() and any(t.requires_grad for t in (x, step_filters, bias)):
+        backend = "reference"
+    run = _pick(backend, x.device).step
+    return run(x, step_filters, bias, taps, negative_slope, act, isotropic)
 
 
 class IAC(nn.Module):
@@ -133,12 +183,15 @@ class IAC(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
-def _casts(x: Tensor, filters: Tensor) -> bool:
-    """Autocast is on and the dtypes differ, both being ones that the operator knows."""
-    if x.dtype == filters.dtype or not {x.dtype, filters.dtype} <= set(reference.FLOATING):
-        return False
+def _cast_like(x: Tensor, filters: Tensor) -> Tensor:
+    """x in the dtype of the filters where autocast is on and both dtypes are ones that the operator knows."""
+    if not (isinstance(x, Tensor) and isinstance(filters, Tensor)) or x.dtype == filters.dtype:
+        return x
+    if not {x.dtype, filters.dtype} <= set(reference.FLOATING):
+        return x
     device_type = x.device.type
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    casts = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return x.to(filters.dtype) if casts else x
 
 
 def _why_not(name: str, device: torch.device) -> str | None:
@@ -149,9 +202,11 @@ def _why_not(name: str, device: torch.device) -> str | None:
     return backend.reason
 
 
-def _pick(name: str | None, device: torch.device) -> Callable[..., Tensor]:
-    """The function of the backend asked for, or of the active one."""
-    if name is None:
+def _pick(name: str | None, device: torch.device) -> _Backend:
+    """The backend asked for, or the active one."""
+    if name is None and torch.onnx.is_in_onnx_export():
+        name = "reference"
+    elif name is None:
         name = active_backend(device)
         if name == "reference":
             _tell_fallback(device)
@@ -161,7 +216,7 @@ def _pick(name: str | None, device: torch.device) -> Callable[..., Tensor]:
         reason = _why_not(name, device)
         if reason is not None:
             raise RuntimeError(f"IAC backend {name!r} can't be used: {reason}")
-    return _BACKENDS[name].run
+    return _BACKENDS[name]
 
 
 def _tell_fallback(device: torch.device) -> None:

@@ -55,49 +55,65 @@ def iac(
     """
     check_arguments(x, filters, num_steps, taps, negative_slope)
     channels = x.shape[1]
-    direction = channels * taps
-    first_bias = num_steps * 2 * direction
+    # Split at once, not narrowed piece by piece: each narrow's gradient would be a tensor of the filters' size.
+    pieces = filters.split([channels * taps] * (2 * num_steps) + [channels] * num_steps, 1)
     # Step by step: a cast of all the filters at once would double the largest tensor of the network.
     compute = torch.promote_types(x.dtype, torch.float32)
 
     out = x.to(compute)
     for step in range(num_steps):
-        start = step * 2 * direction
-        vertical = filters.narrow(1, start, direction)
-        horizontal = vertical if isotropic else filters.narrow(1, start + direction, direction)
-        bias = filters.narrow(1, first_bias + step * channels, channels).to(compute)
-
-        out = _filter_along(out, vertical.to(compute), taps, dim=2)
-        out = _filter_along(out, horizontal.to(compute), taps, dim=3) + bias
+        vertical = pieces[2 * step]
+        horizontal = vertical if isotropic else pieces[2 * step + 1]
+        out = _step(out, vertical, horizontal, pieces[2 * num_steps + step], taps)
         if act_last or step < num_steps - 1:
             out = F.leaky_relu(out, negative_slope)
     return out.to(x.dtype)
 
 
+def iac_step(
+    x: Tensor,
+    step_filters: Tensor,
+    bias: Tensor,
+    taps: int = 3,
+    negative_slope: float = 0.1,
+    act: bool = True,
+    isotropic: bool = False,
+) -> Tensor:
+    """One step of `iac`, for networks that predict and apply the filters step by step.
+
+    Half types are rounded after each step here, not only at the end.
+
+    Args:
+        x: features, [B, C, H, W]; B may be 0.
+        step_filters: [B, 2*C*k, H, W]; v_i (at c*k + j), then h_i (at C*k + c*k + j).
+        bias: b_i, [B, C, H, W].
+        taps: k, odd.
+        negative_slope: of the LeakyReLU.
+        act: whether the step has its activation.
+        isotropic: apply v_i in both directions and ignore h_i.
+
+    Returns:
+        [B, C, H, W], x's dtype.
+
+    Raises:
+        TypeError: not tensors, not of one floating dtype, or taps not an int.
+        ValueError: sizes, devices or parameters that don't fit.
+    """
+    check_step_arguments(x, step_filters, bias, taps, negative_slope)
+    direction = x.shape[1] * taps
+    vertical = step_filters.narrow(1, 0, direction)
+    horizontal = vertical if isotropic else step_filters.narrow(1, direction, direction)
+    out = _step(x.to(torch.promote_types(x.dtype, torch.float32)), vertical, horizontal, bias, taps)
+    return (F.leaky_relu(out, negative_slope) if act else out).to(x.dtype)
+
+
 def check_arguments(x: Tensor, filters: Tensor, num_steps: int, taps: int, negative_slope: float) -> None:
     """Raise what `iac` documents if its arguments don't fit together. Shared by all backends."""
-    for name, tensor in (("x", x), ("filters", filters)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in FLOATING:
-            raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
-    for name, number in (("num_steps", num_steps), ("taps", taps)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} must be an int, got {number!r}")
-    if x.dtype != filters.dtype:
-        raise TypeError(f"x and filters must have one dtype, got {x.dtype} and {filters.dtype}")
-    if x.device != filters.device:
-        raise ValueError(f"x and filters must be on one device, got {x.device} and {filters.device}")
+    _check_types({"x": x, "filters": filters}, {"num_steps": num_steps, "taps": taps})
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    if taps < 1 or taps % 2 == 0:
-        raise ValueError(f"taps must be odd and positive, got {taps}")
-    if not math.isfinite(negative_slope) or negative_slope < 0:
-        raise ValueError(f"negative_slope must be finite and not negative, got {negative_slope}")
-    if x.dim() != 4 or filters.dim() != 4:
-        raise ValueError(f"x and filters must be [B, C, H, W], got {list(x.shape)} and {list(filters.shape)}")
-    if 0 in x.shape[1:]:
-        raise ValueError(f"x must have at least one channel, row and column, got {list(x.shape)}")
+    _check_parameters(taps, negative_slope)
+    _check_images({"x": x, "filters": filters})
     batch, channels, height, width = x.shape
     expected = [batch, filter_channels(channels, num_steps, taps), height, width]
     if list(filters.shape) != expected:
@@ -107,16 +123,72 @@ def check_arguments(x: Tensor, filters: Tensor, num_steps: int, taps: int, negat
         )
 
 
+def check_step_arguments(x: Tensor, step_filters: Tensor, bias: Tensor, taps: int, negative_slope: float) -> None:
+    """Raise what `iac_step` documents if its arguments don't fit together. Shared by all backends."""
+    tensors = {"x": x, "step_filters": step_filters, "bias": bias}
+    _check_types(tensors, {"taps": taps})
+    _check_parameters(taps, negative_slope)
+    _check_images(tensors)
+    batch, channels, height, width = x.shape
+    expected = [batch, 2 * channels * taps, height, width]
+    if list(step_filters.shape) != expected:
+        raise ValueError(
+            f"step_filters must be {expected} for x {list(x.shape)} and taps={taps} (channels: 2 * C * taps), "
+            f"got {list(step_filters.shape)}"
+        )
+    if bias.shape != x.shape:
+        raise ValueError(f"bias must be {list(x.shape)}, as x, got {list(bias.shape)}")
+
+
+def _check_types(tensors: dict[str, Tensor], integers: dict[str, int]) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATING:
+            raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+    for name, number in integers.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} must be an int, got {number!r}")
+    x = tensors["x"]
+    for name, tensor in tensors.items():
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"x and {name} must have one dtype, got {x.dtype} and {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"x and {name} must be on one device, got {x.device} and {tensor.device}")
+
+
+def _check_parameters(taps: int, negative_slope: float) -> None:
+    if taps < 1 or taps % 2 == 0:
+        raise ValueError(f"taps must be odd and positive, got {taps}")
+    if not math.isfinite(negative_slope) or negative_slope < 0:
+        raise ValueError(f"negative_slope must be finite and not negative, got {negative_slope}")
+
+
+def _check_images(tensors: dict[str, Tensor]) -> None:
+    if any(tensor.dim() != 4 for tensor in tensors.values()):
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"{' and '.join(tensors)} must be [B, C, H, W], got {shapes}")
+    x = tensors["x"]
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x must have at least one channel, row and column, got {list(x.shape)}")
+
+
+def _step(image: Tensor, vertical: Tensor, horizontal: Tensor, bias: Tensor, taps: int) -> Tensor:
+    """u + b of one step, in the image's dtype."""
+    out = _filter_along(image, vertical.to(image.dtype), taps, dim=2)
+    return _filter_along(out, horizontal.to(image.dtype), taps, dim=3) + bias.to(image.dtype)
+
+
 def _filter_along(image: Tensor, weights: Tensor, taps: int, dim: int) -> Tensor:
     """Each pixel's own 1-D filter along `dim`; image [B, C, H, W], weights [B, C*k, H, W]."""
     size = image.shape[dim]
-    weights = weights.unflatten(1, (image.shape[1], taps))
+    by_tap = weights.unflatten(1, (image.shape[1], taps)).unbind(2)
     # Joined by hand: the gradient of PyTorch's replicate padding isn't deterministic on CUDA.
     before = [image.narrow(dim, 0, 1)] * (taps // 2)
     after = [image.narrow(dim, size - 1, 1)] * (taps // 2)
     padded = torch.cat([*before, image, *after], dim) if before else image
 
-    total = weights[:, :, 0] * padded.narrow(dim, 0, size)
+    total = by_tap[0] * padded.narrow(dim, 0, size)
     for tap in range(1, taps):
-        total = torch.addcmul(total, weights[:, :, tap], padded.narrow(dim, tap, size))
+        total = torch.addcmul(total, by_tap[tap], padded.narrow(dim, tap, size))
     return total

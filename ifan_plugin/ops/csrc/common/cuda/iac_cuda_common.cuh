@@ -1,0 +1,198 @@
+// What the IAC kernels share: types, where a tensor's values are, which tile a block makes, how a kernel is launched.
+//
+// Free of torch, and without <<<>>> and warp intrinsics, so that the same source is also compiled for the CPU and
+// its arithmetic tested without a GPU (tests/ops/host_shim).
+//
+// Words: T is the tensors' type, Acc<T> the one of all arithmetic and of the running activation (float for the half
+// types). A *plane* is one (batch item, channel): planes = B * C. A *tile* is the part of a plane that a block makes.
+// Offsets are 64 bits from the first multiplication on: the filters of a large photo exceed 2^31 elements.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "iac_cuda_plan.hpp"
+
+namespace ifan {
+
+// ---------------------------------------------------------------- types
+
+template <typename T>
+struct AccOf {
+  using type = float;
+};
+template <>
+struct AccOf<double> {
+  using type = double;
+};
+template <typename T>
+using Acc = typename AccOf<T>::type;
+
+__device__ inline float widen(float value) { return value; }
+__device__ inline double widen(double value) { return value; }
+__device__ inline float widen(__half value) { return __half2float(value); }
+__device__ inline float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+template <typename T>
+__device__ inline T narrow(Acc<T> value) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(value);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(value);
+  } else {
+    return value;
+  }
+}
+
+// A filter coefficient: read once, so it should not push the activations out of the caches.
+template <typename T>
+__device__ inline Acc<T> load_once(const T* at) {
+  if constexpr (sizeof(T) == 2) {
+    const unsigned short bits = __ldcs(reinterpret_cast<const unsigned short*>(at));
+    if constexpr (std::is_same_v<T, __half>) {
+      return widen(__ushort_as_half(bits));
+    } else {
+      return widen(__ushort_as_bfloat16(bits));
+    }
+  } else {
+    return __ldcs(at);
+  }
+}
+
+// Filled with whatever was there: nothing may be read from it before it was written.
+template <typename A>
+__device__ inline A* dynamic_shared() {
+  extern __shared__ double ifan_dynamic_shared[];
+  return reinterpret_cast<A*>(ifan_dynamic_shared);
+}
+
+__device__ inline int clamp_index(int index, int size) { return index < 0 ? 0 : (index >= size ? size - 1 : index); }
+
+// ---------------------------------------------------------------- where things are
+
+// Taps > 0: known to the compiler, which then unrolls; 0: `taps`, at run time.
+template <int Taps>
+struct TapCount {
+  int taps;
+  __device__ int count() const { return Taps > 0 ? Taps : taps; }
+  __device__ int half() const { return count() / 2; }
+};
+
+// One step's filters. `iac` points into its filters tensor, `iac_step` has the biases in another one.
+template <typename T>
+struct StepFilters {
+  const T* weights;             // v of channel 0, batch item 0; h follows C * taps channels later
+  const T* bias;                // of channel 0, batch item 0
+  int64_t weights_batch_stride;
+  int64_t bias_batch_stride;
+};
+
+template <typename T>
+struct PlaneFilters {
+  const T* v;  // [taps, H, W]
+  const T* h;  // [taps, H, W]; v where isotropic
+  const T* b;  // [H, W]
+};
+
+// The shape of a problem, the same for all its launches.
+struct Shape {
+  int64_t planes;    // B * C
+  int64_t channels;  // C
+  int height;
+  int width;
+  int num_steps;
+  int taps;
+  bool isotropic;
+  __host__ __device__ int64_t pixels() const { return static_cast<int64_t>(height) * width; }
+  // Elements from one step's weights, or biases, to the next step's.
+  __host__ __device__ int64_t step_weights() const { return 2 * channels * taps * pixels(); }
+  __host__ __device__ int64_t step_biases() const { return channels * pixels(); }
+};
+
+template <typename T>
+__device__ inline PlaneFilters<T> plane_filters(const StepFilters<T>& step, const Shape& shape, int64_t plane) {
+  const int64_t item = plane / shape.channels;
+  const int64_t channel = plane - item * shape.channels;
+  const int64_t pixels = shape.pixels();
+  const T* weights = step.weights + item * step.weights_batch_stride;
+  const T* v = weights + channel * shape.taps * pixels;
+  const T* h = shape.isotropic ? v : v + shape.channels * shape.taps * pixels;
+  return {v, h, step.bias + item * step.bias_batch_stride + channel * pixels};
+}
+
+struct Tile {
+  int top, bottom, left, right;  // rows [top, bottom), columns [left, right) of the plane
+};
+
+// How a launch is cut into blocks: 1-D, since the other directions of a grid are short.
+struct Cut {
+  int64_t first_plane;
+  unsigned tiles;    // a plane; not more than blocks, which are fewer than 2^31
+  unsigned tiles_x;  // a row of tiles
+  int tile_rows;
+  int tile_columns;
+};
+
+struct Place {
+  int64_t plane;
+  Tile tile;
+};
+
+__device__ inline Place place_of_block(const Cut& cut, const Shape& shape) {
+  // In 32 bits, since 64-bit divisions take several times as many instructions.
+  const unsigned plane = blockIdx.x / cut.tiles;
+  const unsigned index = blockIdx.x - plane * cut.tiles;
+  const unsigned tile_y = index / cut.tiles_x;
+  const int top = static_cast<int>(tile_y) * cut.tile_rows;
+  const int left = static_cast<int>(index - tile_y * cut.tiles_x) * cut.tile_columns;
+  const int bottom = cut.tile_rows < shape.height - top ? top + cut.tile_rows : shape.height;
+  const int right = cut.tile_columns < shape.width - left ? left + cut.tile_columns : shape.width;
+  return {cut.first_plane + plane, {top, bottom, left, right}};
+}
+
+// ---------------------------------------------------------------- launching
+
+template <typename... Parameters, typename... Arguments>
+inline cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads_x, int threads_y,
+                          int64_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
+  if (blocks < 1 || blocks > kMaximumBlocks) return cudaErrorInvalidConfiguration;
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks), 1, 1);
+  config.blockDim = dim3(static_cast<unsigned>(threads_x), static_cast<unsigned>(threads_y), 1);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+// The limits of the current device. Allowed while a graph is being captured.
+inline cudaError_t plan_device(DeviceLimits& limits) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto read = [&](cudaDeviceAttr attribute, int64_t& into) {
+    int value = 0;
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+    into = value;
+  };
+  read(cudaDevAttrMaxSharedMemoryPerBlockOptin, limits.shared_bytes);
+  read(cudaDevAttrMultiProcessorCount, limits.multiprocessors);
+  read(cudaDevAttrL2CacheSize, limits.l2_bytes);
+  return error;
+}
+
+inline Cut cut_of(const Plan& plan, int64_t first_plane) {
+  return {first_plane, static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.tiles_x),
+          static_cast<int>(plan.tile_rows), static_cast<int>(plan.tile_columns)};
+}
+
+}  // namespace ifan

@@ -1,0 +1,273 @@
+#!/usr/bin/env python
+"""Time and memory of iterative adaptive convolution: compiled op, PyTorch twin, torch.compile of it, unfold.
+
+Everything is measured in one run on one machine, each contestant in a process of its own, so that figures compare:
+read ratios, not milliseconds. Writes a Markdown table and JSON, losses beside wins.
+
+examples:
+  python scripts/benchmark_iac.py                                   # all sizes, float32, on the GPU if there is one
+  python scripts/benchmark_iac.py --device cpu --threads 2 --out docs/benchmarks/iac_cpu
+  python scripts/benchmark_iac.py --sizes 8x128x32x32 --dtypes float32 bfloat16 --passes forward
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+SIZES = ("1x128x140x210", "1x128x90x160", "8x128x32x32", "1x128x500x750")
+CONTESTANTS = ("compiled", "twin", "twin+compile", "unfold")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+PASSES = ("forward", "forward+backward")
+STEPS, TAPS = 17, 3
+MIB = 2**20
+
+
+def unfold_iac(x, filters, num_steps, taps=TAPS, slope=0.1):
+    """IAC as the literature writes filter-adaptive convolution: unfold the neighbours, multiply, sum."""
+    from torch.nn import functional
+
+    batch, channels, height, width = x.shape
+    rows = channels * taps
+    pad = taps // 2
+    for step in range(num_steps):
+        start = 2 * rows * step
+        for axis, first in ((2, start), (3, start + rows)):
+            kernel = (taps, 1) if axis == 2 else (1, taps)
+            padding = (0, 0, pad, pad) if axis == 2 else (pad, pad, 0, 0)
+            padded = functional.pad(x, padding, mode="replicate")
+            neighbours = functional.unfold(padded, kernel).view(batch, channels, taps, height, width)
+            weights = filters[:, first : first + rows].view(batch, channels, taps, height, width)
+            x = (neighbours * weights).sum(2)
+        first = 2 * rows * num_steps + channels * step
+        x = functional.leaky_relu(x + filters[:, first : first + channels], slope)
+    return x
+
+
+def contestant(name, device):
+    """The function to time: (x, filters) -> y."""
+    import torch
+
+    from ifan_plugin.ops import iac
+
+    if name == "compiled":
+        return lambda x, f: iac(x, f, STEPS, TAPS, backend=device)
+    if name == "unfold":
+        return lambda x, f: unfold_iac(x, f, STEPS)
+    twin = lambda x, f: iac(x, f, STEPS, TAPS, backend="reference")  # noqa: E731
+    return torch.compile(twin, dynamic=False) if name == "twin+compile" else twin
+
+
+def measure(job):
+    """Run one contestant at one size in this process. Returns seconds of each run and the peak memory in bytes."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    device, cuda = job["device"], job["device"] == "cuda"
+    shape = [int(n) for n in job["size"].split("x")]
+    dtype = getattr(torch, job["dtype"])
+    batch, channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(device, dtype)
+    total = STEPS * channels * (2 * TAPS + 1)
+    filters = torch.empty(batch, total, height, width, dtype=dtype, device=device)
+    for start in range(0, total, 1024):  # in parts: the random numbers shouldn't be the peak
+        part = filters[:, start : start + 1024]
+        part.copy_(0.2 * torch.randn(part.shape, generator=generator))
+    backward = job["pass"] == "forward+backward"
+    run = contestant(job["contestant"], device)
+    grad = torch.ones_like(x)
+    if backward:
+        x.requires_grad_()
+        filters.requires_grad_()
+
+    def once():
+        if not backward:
+            with torch.no_grad():
+                return run(x, filters)
+        x.grad = filters.grad = None
+        y = run(x, filters)
+        y.backward(grad)
+        return y
+
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+        base = _resident("VmRSS")
+    once()
+    if cuda:
+        torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - base if cuda else _resident("VmHWM") - base
+    seconds, deadline = [], time.perf_counter() + job["budget"]
+    while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < deadline):
+        start = time.perf_counter()
+        once()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    element = filters.element_size()
+    read = filters.numel() * element * (1 if not backward else 3)  # backward reads again and writes the gradient
+    return {"seconds": seconds, "peak": max(0, peak), "traffic": read, "output": x.numel() * element}
+
+
+def _resident(field):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bandwidth(job):
+    """Bytes a second of the best of several passes over 1.8 GB: read (a sum) on the CPU, copy on the GPU."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    data = torch.ones(450_000_000, dtype=torch.float32, device=job["device"])
+    cuda = job["device"] == "cuda"
+    target = torch.empty_like(data) if cuda else None
+    best = 0.0
+    for _ in range(12):
+        start = time.perf_counter()
+        if cuda:
+            target.copy_(data)
+            torch.cuda.synchronize()
+        else:
+            data.sum()
+        best = max(best, data.numel() * 4 * (2 if cuda else 1) / (time.perf_counter() - start))
+    return {"bandwidth": best}
+
+
+def in_process(job, timeout):
+    """Run a job in a fresh process; its result, or {"error": …}."""
+    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {timeout} s"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return {"error": lines[-1][:200]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine(device, threads):
+    """What the figures hold for."""
+    import torch
+
+    import ifan_plugin
+
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), model)
+    return {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{model}, {threads} threads",
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device == "cuda" else None,
+        "python": platform.python_version(),
+        "ifan_plugin": ifan_plugin.__version__,
+    }
+
+
+def _place(row):
+    return row["size"], row["dtype"], row["pass"]
+
+
+def markdown(result):
+    """The table for people."""
+    about = ", ".join(f"{k} {v}" for k, v in result["machine"].items() if v)
+    kind = "copy" if result["device"] == "cuda" else "read"
+    lines = [
+        "# Iterative adaptive convolution: time and memory",
+        "",
+        f"N = {STEPS}, k = {TAPS}. {about}.",
+        f"Measured {kind} bandwidth: {result['bandwidth'] / 1e9:.1f} GB/s. Share: of it, by the pass's least traffic",
+        "(forward reads the filters once; backward reads them once more and writes their gradient).",
+        "Times are medians, the spread is (max - min) / median; memory is the peak above the inputs.",
+        "",
+        "| size | type | pass | contestant | ms | spread | to compiled | extra memory, MiB | share of bandwidth |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    compiled = {_place(r): r["median"] for r in result["rows"] if r["contestant"] == "compiled" and "median" in r}
+    for row in result["rows"]:
+        start = f"| {row['size']} | {row['dtype']} | {row['pass']} | {row['contestant']} "
+        if "error" in row:
+            lines.append(f"{start}| failed: {row['error'].replace('|', '/')} | | | | |")
+            continue
+        base = compiled.get(_place(row))
+        factor = f"{row['median'] / base:.1f}x" if base else ""
+        lines.append(
+            f"{start}| {row['median'] * 1e3:.1f} | {row['spread']:.0%} | {factor} | {row['peak'] / MIB:.0f} "
+            f"| {row['traffic'] / row['median'] / result['bandwidth']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="BxCxHxW")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=DTYPES)
+    parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES)
+    parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, choices=CONTESTANTS)
+    parser.add_argument("--runs", type=int, default=9, help="timed runs each (default: 9)")
+    parser.add_argument("--budget", type=float, default=20, help="seconds after which 3 runs are enough (default: 20)")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds after which a contestant is given up")
+    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        job = json.loads(args.job)
+        sys.stdout.write(json.dumps(bandwidth(job) if job.get("bandwidth") else measure(job)) + "\n")
+        return
+    import torch
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    common = {"device": device, "threads": args.threads, "runs": args.runs, "budget": args.budget}
+    result = {"device": device, "machine": machine(device, args.threads), "rows": []}
+    result |= in_process({**common, "bandwidth": True}, args.timeout)
+    jobs = [
+        {"size": s, "dtype": t, "pass": p, "contestant": c}
+        for s in args.sizes for t in args.dtypes for p in args.passes for c in args.contestants
+    ]  # fmt: skip
+    for number, job in enumerate(jobs, 1):
+        row = job | in_process(common | job, args.timeout)
+        if "seconds" in row:
+            row["median"] = statistics.median(row["seconds"])
+            row["spread"] = (max(row["seconds"]) - min(row["seconds"])) / row["median"]
+        result["rows"].append(row)
+        shown = f"{row['median'] * 1e3:.1f} ms" if "median" in row else f"failed: {row['error']}"
+        print(
+            f"[{number}/{len(jobs)}] {job['size']} {job['dtype']} {job['pass']} {job['contestant']}: {shown}",
+            file=sys.stderr,
+        )
+    table = markdown(result)
+    print(table)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.with_suffix(".md").write_text(table)
+        args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

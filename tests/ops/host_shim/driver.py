@@ -1,0 +1,213 @@
+"""Builds the CUDA kernels for the CPU and calls them on PyTorch tensors, without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+CUDA_SOURCES = Path(__file__).parents[3] / "ifan_plugin" / "ops" / "csrc" / "common" / "cuda"
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FENCE = 1024  # bytes around every buffer that a kernel gets
+
+
+class Order(IntEnum):
+    """In which order a block's threads run between two barriers."""
+
+    FORWARD = 0
+    REVERSE = 1
+    SHUFFLED = 2
+
+
+class Kernels(IntEnum):
+    """The kernels' `enum class Path`."""
+
+    PLANE = 0
+    TILED = 1
+    WIDE = 2
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the launch plan depends on; the defaults are a large GPU's."""
+
+    shared_bytes: int = 227 * 1024
+    multiprocessors: int = 132
+    l2_bytes: int = 50 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The operator's parameters and how they are run."""
+
+    num_steps: int
+    taps: int = 3
+    slope: float = 0.1
+    act_last: bool = True
+    isotropic: bool = False
+    save_steps: bool = True
+    device: Device = Device()
+    order: Order = Order.FORWARD
+
+
+class Call(ctypes.Structure):
+    """`Call` in iac_harness.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "dtype", "planes", "channels", "height", "width", "num_steps", "taps", "isotropic",
+            "shared_bytes", "multiprocessors", "l2_bytes", "order", "seed", "act_last", "save_steps",
+            "weights_batch_stride", "bias_batch_stride", "gradients_batch_stride",
+        )),
+        ("slope", ctypes.c_double),
+    ]  # fmt: skip
+
+
+class Report(ctypes.Structure):
+    """`Report` in iac_harness.cpp."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("error", "fault", "launches", "blocks")]
+
+
+class Plan(ctypes.Structure):
+    """`PlanOut` in iac_harness.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "path", "threads_x", "threads_y", "tile_rows", "tile_columns", "tiles_x", "tiles", "shared_bytes",
+            "planes_per_pass", "scratch_planes",
+        )
+    ]  # fmt: skip
+
+
+class KernelError(AssertionError):
+    """A launch failed, threads disagreed about a barrier, or memory past a buffer was written."""
+
+
+class Fenced:
+    """A tensor with NaN before and after it: reading past its ends shows in results, writing there is found."""
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+        count = torch.Size(shape).numel()
+        size = torch.empty(0, dtype=dtype).element_size()
+        self._bytes = torch.full((2 * FENCE + count * size,), 0xFF, dtype=torch.uint8)
+        self._end = FENCE + count * size
+        self.tensor = self._bytes[FENCE : self._end].view(dtype).view(shape)
+
+    @classmethod
+    def holding(cls, tensor: Tensor) -> Fenced:
+        fenced = cls(tensor.shape, tensor.dtype)
+        fenced.tensor.copy_(tensor)
+        return fenced
+
+    def intact(self) -> bool:
+        return bool((self._bytes[:FENCE] == 0xFF).all() and (self._bytes[self._end :] == 0xFF).all())
+
+
+@functools.cache
+def compiler() -> str | None:
+    """The host compiler, or None; it must know the half type `_Float16` (GCC 12, Clang 15)."""
+    for name in ("g++", "clang++"):
+        found = shutil.which(name)
+        command = [found, "-x", "c++", "-fsyntax-only", "-"]
+        if found and subprocess.run(command, input="_Float16 half;", text=True, capture_output=True).returncode == 0:
+            return found
+    return None
+
+
+def build(into: Path, sources: Path = CUDA_SOURCES, float_only: bool = False, optimise: str = "-O1") -> Path:
+    """Compile the harness with the kernels in `sources`; the library's path."""
+    library = into / "iac_harness.so"
+    command = [
+        compiler(), "-std=c++17", optimise, "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+        f"-I{HERE}", f"-I{sources}", str(HERE / "iac_harness.cpp"), "-o", str(library),
+    ]  # fmt: skip
+    if float_only:
+        command.append("-DIFAN_SHIM_FLOAT_ONLY")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise KernelError(f"{' '.join(command)}\n{done.stderr}")
+    return library
+
+
+class Shim:
+    """The kernels, as functions of tensors on the CPU."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+
+    def plan(self, shape: Sequence[int], dtype: torch.dtype, problem: Problem, backward: bool = False) -> Plan:
+        """The launch plan for x of `shape`."""
+        plan = Plan()
+        call = _call(shape, dtype, problem)
+        self._library.shim_plan(ctypes.byref(call), ctypes.c_int(backward), ctypes.byref(plan))
+        return plan
+
+    def forward(self, x: Tensor, filters: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+        """`iac`: y and the saved steps."""
+        weights, bias = _parts(filters, x.shape[1], problem)
+        return self.forward_parts(x, weights, bias, problem)
+
+    def forward_parts(self, x: Tensor, weights: Tensor, bias: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+        """The same with the weights' and the biases' channels apart, each with any batch stride, as in `iac_step`."""
+        call = _call(x.shape, x.dtype, problem, weights.stride(0), bias.stride(0))
+        steps = problem.num_steps - 1 if problem.save_steps else 0
+        buffers = [Fenced.holding(x), Fenced(x.shape, x.dtype), Fenced((steps, *x.shape), _accumulation(x.dtype))]
+        into, y, saved = buffers
+        self._run(
+            self._library.shim_forward, call, buffers, into.tensor, weights, bias, y.tensor, saved.tensor
+        )  # fmt: skip
+        return y.tensor, saved.tensor
+
+    def backward(
+        self, grad: Tensor, x: Tensor, filters: Tensor, y: Tensor, steps: Tensor, problem: Problem
+    ) -> tuple[Tensor, Tensor]:
+        """`iac_backward`: the gradients of x and of the filters."""
+        weights, bias = _parts(filters, x.shape[1], problem)
+        buffers = [Fenced.holding(tensor) for tensor in (grad, x, y, steps)]
+        into = [Fenced(x.shape, x.dtype), Fenced(filters.shape, x.dtype)]
+        grad_weights, grad_bias = _parts(into[1].tensor, x.shape[1], problem)
+        call = _call(x.shape, x.dtype, problem, weights.stride(0), bias.stride(0), grad_weights.stride(0))
+        grad_fenced, x_fenced, y_fenced, steps_fenced = (buffer.tensor for buffer in buffers)
+        self._run(
+            self._library.shim_backward, call, [*buffers, *into], grad_fenced, x_fenced, weights, bias, y_fenced,
+            steps_fenced, into[0].tensor, grad_weights, grad_bias,
+        )  # fmt: skip
+        return into[0].tensor, into[1].tensor
+
+    def _run(self, function: object, call: Call, buffers: list[Fenced], *tensors: Tensor) -> None:
+        report = Report()
+        function(ctypes.byref(call), *(ctypes.c_void_p(each.data_ptr()) for each in tensors), ctypes.byref(report))
+        if report.error or report.fault or not all(buffer.intact() for buffer in buffers):
+            raise KernelError(f"error {report.error}, fault {report.fault}, or a fence was overwritten")
+
+
+def _accumulation(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _parts(filters: Tensor, channels: int, problem: Problem) -> tuple[Tensor, Tensor]:
+    """The channels of the weights and those of the biases, as views."""
+    weights = 2 * channels * problem.taps * problem.num_steps
+    return filters[:, :weights], filters[:, weights:]
+
+
+def _call(shape: Sequence[int], dtype: torch.dtype, problem: Problem, *batch_strides: int) -> Call:
+    batch, channels, height, width = shape
+    strides = (*batch_strides, 0, 0, 0)[:3]
+    device = problem.device
+    return Call(
+        DTYPES.index(dtype), batch * channels, channels, height, width, problem.num_steps, problem.taps,
+        problem.isotropic, device.shared_bytes, device.multiprocessors, device.l2_bytes, problem.order, 1,
+        problem.act_last, problem.save_steps, *strides, problem.slope,
+    )  # fmt: skip
