@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job in one command: make data, train a small IFAN in BasicSR's loop, test it on scenes it never saw.
-# Needs Python and the package registry; uses a GPU if there is one. Some 12 minutes on 2 CPU cores, install included.
+# Needs Python and the package registry; uses a GPU if there is one. About ten minutes on 2 CPU cores, install included.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
