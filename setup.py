@@ -2,6 +2,7 @@
 
 Environment:
     IFAN_NO_EXT=1             compile nothing
+    IFAN_NO_CUDA=1            compile for the CPU alone
     IFAN_REQUIRE_EXT=1        fail where the CPU operator can't be compiled (default: say why and go on without)
     FORCE_CUDA=1              fail where the CUDA operator can't be compiled (default: it is, where a toolkit is found)
     CUDA_HOME                 the toolkit (default: the one whose nvcc is on the PATH, or /usr/local/cuda)
@@ -101,6 +102,8 @@ def no_cuda() -> str | None:
     """Why the CUDA operator can't be compiled, or None; then the environment is set for torch's build helper."""
     import torch
 
+    if wanted("IFAN_NO_CUDA"):
+        return "IFAN_NO_CUDA is set"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     if not (HERE / SOURCES / "pytorch" / "cuda" / "iac_cuda.cu").is_file():

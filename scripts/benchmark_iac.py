@@ -149,8 +149,29 @@ def bandwidth(job):
     return {"bandwidth": best}
 
 
+def too_big(job):
+    """Why a job can't fit into this machine's memory, or None. Being killed for it would take the run along."""
+    if job.get("bandwidth") or job["device"] == "cuda":
+        return None
+    batch, channels, height, width = (int(n) for n in job["size"].split("x"))
+    bytes_each = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[job["dtype"]]
+    filters = batch * STEPS * channels * (2 * TAPS + 1) * height * width * bytes_each
+    # Backward has their gradient too; unfold and the compiled twin keep copies of them for it.
+    copies = {"forward": 1.2, "forward+backward": 2.3 if job["contestant"] in ("compiled", "twin") else 4.5}[
+        job["pass"]
+    ]
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    if free is None or copies * filters < free:
+        return None
+    return f"needs some {copies * filters / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free"
+
+
 def in_process(job, timeout):
     """Run a job in a fresh process; its result, or {"error": …}."""
+    reason = too_big(job)
+    if reason:
+        return {"error": reason}
     command = [sys.executable, __file__, "--job", json.dumps(job)]
     env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
     try:
