@@ -282,12 +282,11 @@ def main():
             f"[{number}/{len(jobs)}] {job['size']} {job['dtype']} {job['pass']} {job['contestant']}: {shown}",
             file=sys.stderr,
         )
-    table = markdown(result)
-    print(table)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix(".md").write_text(table)
-        args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        if args.out:  # after each row: an interrupted run keeps what it has
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.with_suffix(".md").write_text(markdown(result))
+            args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    print(markdown(result))
 
 
 if __name__ == "__main__":
