@@ -37,19 +37,17 @@ def unfold_iac(x, filters, num_steps, taps=TAPS, slope=0.1):
     from torch.nn import functional
 
     batch, channels, height, width = x.shape
-    rows = channels * taps
-    pad = taps // 2
+    rows, pad = channels * taps, taps // 2
+    # Split once: a slice for each piece would make a gradient of full size for each, and the comparison unfair.
+    pieces = filters.split([rows] * (2 * num_steps) + [channels] * num_steps, dim=1)
     for step in range(num_steps):
-        start = 2 * rows * step
-        for axis, first in ((2, start), (3, start + rows)):
+        for axis, piece in ((2, pieces[2 * step]), (3, pieces[2 * step + 1])):
             kernel = (taps, 1) if axis == 2 else (1, taps)
             padding = (0, 0, pad, pad) if axis == 2 else (pad, pad, 0, 0)
             padded = functional.pad(x, padding, mode="replicate")
             neighbours = functional.unfold(padded, kernel).view(batch, channels, taps, height, width)
-            weights = filters[:, first : first + rows].view(batch, channels, taps, height, width)
-            x = (neighbours * weights).sum(2)
-        first = 2 * rows * num_steps + channels * step
-        x = functional.leaky_relu(x + filters[:, first : first + channels], slope)
+            x = (neighbours * piece.view(batch, channels, taps, height, width)).sum(2)
+        x = functional.leaky_relu(x + pieces[2 * num_steps + step], slope)
     return x
 
 
