@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ifan_plugin.archs.layers import Encoder, ResBlock, check_hyper_parameters, conv, up, xavier_init
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
 from ifan_plugin.ops import filter_channels as iac_channels
+from ifan_plugin.restore import pad_to_multiple
 
 
 class IFANOutputs(NamedTuple):
@@ -196,8 +196,7 @@ class IFAN(nn.Module):
     def _padded(self, lq: Tensor) -> Tensor:
         """`lq` with its last row and column repeated up to multiples of 8."""
         self._check(lq)
-        bottom, right = (-lq.shape[2] % self.multiple_of, -lq.shape[3] % self.multiple_of)
-        return F.pad(lq, (0, right, 0, bottom), mode="replicate") if bottom or right else lq
+        return pad_to_multiple(lq, self.multiple_of)
 
     def _blur_features(self, lq: Tensor) -> tuple[Tensor, Tensor | None]:
         """The filter encoder's features and the disparity map made of them, at 1/8 size."""
