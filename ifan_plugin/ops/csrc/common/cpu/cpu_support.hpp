@@ -145,6 +145,16 @@ inline void copy_out(void* to, const void* from, int64_t bytes, bool stream) {
   std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
+// Begin to fetch `bytes` bytes into the second-level cache.
+IFAN_INLINE void fetch(const void* from, int64_t bytes) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
+#else
+  (void)from;
+  (void)bytes;
+#endif
+}
+
 // Make streamed bytes visible to other threads.
 IFAN_INLINE void stream_end() {
 #if defined(__SSE2__)

@@ -160,13 +160,16 @@ IFAN_INLINE void backward_row(const A* input, const A* output, const A* grad_out
 // All rows of one step. The filters' gradients gather in `stage`, `stage_rows` rows of each tap, and leave in long pieces.
 template <int K, typename T, typename A>
 IFAN_INLINE void backward_step(const A* input, const A* output, const A* grad_output, A* grad_input,
-                               const StepFilters<const T>& f, const StepFilters<T>& gradient, bool act, bool stream,
-                               const BackwardRows<A>& rows, T* stage, int64_t stage_rows, const IacShape& s) {
+                               const StepFilters<const T>& f, const StepFilters<const T>* next,
+                               const StepFilters<T>& gradient, bool act, bool stream, const BackwardRows<A>& rows,
+                               T* stage, int64_t stage_rows, const IacShape& s) {
   const int64_t width = s.width, pixels = s.pixels(), piece = stage_rows * width;
   const StepFilters<T> staged{stage, stage + s.taps * piece, stage + 2 * s.taps * piece};
+  const FilterFetch<T> filters(f, next, s);
   for (int64_t first = 0; first < s.height; first += stage_rows) {
     const int64_t end = std::min(first + stage_rows, s.height);
     for (int64_t y = first; y < end; ++y) {
+      filters.before_row(y, s);
       const int64_t at = (y - first) * width;
       const StepFilters<T> row{staged.vertical + at, staged.horizontal + at, staged.bias + at};
       backward_row<K>(input, output, grad_output, grad_input, f, row, piece, act, rows, s, y);
@@ -199,13 +202,14 @@ IFAN_INLINE void backward_planes(const BackwardArguments<T>& a, int64_t begin, i
     const A* grad_output = as_accumulator(a.grad + offset, planes.get() + pixels, pixels);
     const A* output = as_accumulator(a.y + offset, planes.get() + 2 * pixels, pixels);
     for (int64_t step = s.num_steps - 1; step >= 0; --step) {
-      StepFilters<const T> f = step_filters(a.filters, a.filters_batch_stride, s, plane, step);
-      if (s.isotropic) f.horizontal = f.vertical;
+      const auto f = step_filters(a.filters, a.filters_batch_stride, s, plane, step);
+      const auto next =
+          step_filters(a.filters, a.filters_batch_stride, s, plane + !step, step ? step - 1 : s.num_steps - 1);
       const StepFilters<T> gradient = step_filters(a.grad_filters, grad_batch_stride, s, plane, step);
       const A* input = step ? a.steps + ((step - 1) * a.planes + plane) * pixels
                             : as_accumulator(a.x + offset, planes.get() + 3 * pixels, pixels);
-      backward_step<K>(input, output, grad_output, grad_input, f, gradient, s.activated(step), a.stream, rows,
-                       stage.get(), stage_rows, s);
+      backward_step<K>(input, output, grad_output, grad_input, f, step || plane < end - 1 ? &next : nullptr, gradient,
+                       s.activated(step), a.stream, rows, stage.get(), stage_rows, s);
       output = input;
       grad_output = grad_input;
       grad_input = grad_input == planes.get() ? planes.get() + pixels : planes.get();
