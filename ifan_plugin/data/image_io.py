@@ -60,6 +60,15 @@ def decode_image(data: bytes, name: str | os.PathLike, bit_depth: int | None = 8
     """As :func:`read_image`, from the bytes of a file (or of a database entry); ``name`` is for messages."""
     if bit_depth not in (8, 16, None):
         raise ValueError(f"bit_depth must be 8, 16 or None, not {bit_depth!r}")
+    return to_float(decode_pixels(data, name, bit_depth), bit_depth)
+
+
+def decode_pixels(data: bytes, name: str | os.PathLike, bit_depth: int | None = None) -> np.ndarray:
+    """The samples as stored in a file's bytes: uint8 or uint16 [H, W, 3], RGB, not yet reduced to ``bit_depth``.
+
+    Raises:
+        UserError: as :func:`read_image`.
+    """
     header = _parse_header(data, name)
     if header is not None:
         require_rgb(header, name, bit_depth)
@@ -69,10 +78,19 @@ def decode_image(data: bytes, name: str | os.PathLike, bit_depth: int | None = 8
         require_rgb(_header_of(pixels), name, bit_depth)
     elif pixels.ndim != 3 or pixels.shape[2] != 3:  # an RGB PNG may declare one colour transparent
         raise UserError(f"{name}: picture has a transparent colour; {_VALID} without transparency")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def to_float(pixels: np.ndarray, bit_depth: int | None = None) -> np.ndarray:
+    """uint8 or uint16 samples as float32 in [0, 1]; 16 bits become 8 first where ``bit_depth`` is 8."""
     if bit_depth == 8 and pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    peak = np.float32(np.iinfo(pixels.dtype).max)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.float32) / peak
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def header_of_bytes(data: bytes, name: str | os.PathLike) -> ImageHeader:
+    """As :func:`read_header`, of a file's bytes."""
+    return _parse_header(data, name) or _header_of(_decode(data, name))
 
 
 def write_image(path: str | os.PathLike, rgb: np.ndarray, bit_depth: int = 8) -> None:

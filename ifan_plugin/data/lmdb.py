@@ -1,0 +1,238 @@
+"""Pictures in LMDB: the format that is shared with BasicSR, our additions to it, and reading.
+
+A database is a folder ``X.lmdb``:
+
+- ``data.mdb``, ``lock.mdb``: LMDB's own. Key: the scene's (or patch's) name; value: the picture.
+- ``meta_info.txt``: BasicSR's list, one line a picture in order, ``key.png (h,w,c) compression``. Written last:
+  a folder without it is not a whole database.
+- ``info.json``: what we add (:class:`LmdbInfo`); absent in databases made by BasicSR.
+- ``checksums.txt``: one line a picture, ``crc32 (8 hexadecimal digits) key``.
+
+Encodings: ``png`` (BasicSR's: a PNG file's bytes) and ``raw`` (rows of RGB samples, uint8 or little-endian uint16,
+uncompressed, so that a crop touches only its rows).
+
+A data set is a folder with one database a role: ``DIR/{split}/{center,left,right,target}.lmdb``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from ifan_plugin.data.image_io import decode_pixels, header_of_bytes
+from ifan_plugin.errors import UserError
+
+META_INFO, INFO, CHECKSUMS, DATA = "meta_info.txt", "info.json", "checksums.txt", "data.mdb"
+ENCODINGS = ("png", "raw")
+_LINE = re.compile(r"(?P<key>.+)\.\w+ \((?P<height>\d+),(?P<width>\d+),(?P<channels>\d+)\) (?P<last>\S+)")
+
+
+@dataclass(frozen=True)
+class LmdbInfo:
+    """What ``info.json`` says.
+
+    Args:
+        encoding: ``png`` or ``raw``.
+        bit_depth: 8 or 16, as stored.
+        count: number of pictures.
+        layout, split, role: where they came from; ``role`` is ``center``, ``left``, ``right`` or ``target``.
+        quarter_turns: as in :class:`ifan_plugin.data.layouts.Layout`; the stored pictures are not turned.
+        patch: ``None`` for whole pictures, else how they were cut: ``size``, ``stride``, ``drop``.
+    """
+
+    encoding: str = "png"
+    bit_depth: int = 8
+    count: int = 0
+    layout: str = "folder"
+    split: str = "test"
+    role: str = "center"
+    quarter_turns: int = 0
+    patch: dict | None = None
+
+    def write(self, folder: Path) -> None:
+        (folder / INFO).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+class Entry(NamedTuple):
+    """One line of ``meta_info.txt``."""
+
+    key: str
+    height: int
+    width: int
+
+
+class Region(NamedTuple):
+    """Part of a picture: rows ``top`` to ``top + height``, columns ``left`` to ``left + width``."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def meta_line(key: str, height: int, width: int, last: int | str) -> str:
+    """A line of ``meta_info.txt``; ``last`` is the PNG compression level, or ``raw``."""
+    return f"{key}.png ({height},{width},3) {last}\n"
+
+
+def safe_key(name: str) -> str:
+    """``name`` as a key: BasicSR takes what stands before a line's first dot, so keys have no dots (or newlines)."""
+    return re.sub(r"[.\r\n]", "_", name)
+
+
+class LmdbPictures:
+    """The pictures of one database, read-only. May be sent to other processes, forked or spawned: each opens it anew.
+
+    Args:
+        path: the folder ``X.lmdb``.
+
+    Attributes:
+        path: the folder.
+        info: :class:`LmdbInfo`; for BasicSR's databases what can be told from them.
+        entries: list of :class:`Entry`, in the database's order.
+
+    Raises:
+        UserError: the folder is missing, not whole, damaged, or of a newer kind.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.entries = _read_meta_info(self.path)
+        self._by_key = {entry.key: entry for entry in self.entries}
+        self._open: _Open | None = None
+        self.info = self._read_info()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": None}
+
+    def value(self, key: str) -> memoryview:
+        """The stored bytes, in the database's memory map: valid while it is open.
+
+        Raises:
+            UserError: no such key, or a damaged database.
+        """
+        import lmdb
+
+        try:
+            value = self._begin().get(key.encode())
+        except lmdb.Error as error:
+            raise UserError(f"{self.path / DATA}: can't be read: {error}; make the database again") from error
+        if value is None:
+            raise UserError(f"{self.path}: {META_INFO} lists '{key}', but the database has no such key; make it again")
+        return value
+
+    def read(self, key: str, region: Region | None = None) -> np.ndarray:
+        """One picture or a part of it as stored: uint8 or uint16 [h, w, 3], RGB.
+
+        Raises:
+            UserError: no such key, or its value isn't what the database's lists say.
+        """
+        entry = self._by_key.get(key)
+        if entry is None:
+            raise UserError(f"{self.path}: has no picture '{key}'")
+        value = self.value(key)
+        if self.info.encoding == "raw":
+            dtype = np.dtype("u1" if self.info.bit_depth == 8 else "<u2")
+            if len(value) != entry.height * entry.width * 3 * dtype.itemsize:
+                raise UserError(f"{self.name(key)}: has {len(value)} bytes, not those of {entry.height}x{entry.width}")
+            pixels = np.frombuffer(value, dtype).reshape(entry.height, entry.width, 3)
+        else:
+            pixels = decode_pixels(bytes(value), self.name(key))
+            if pixels.shape[:2] != (entry.height, entry.width):
+                size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+                raise UserError(
+                    f"{self.name(key)}: size {size} differs from {entry.height}x{entry.width} in {META_INFO}"
+                )
+        if region is not None:
+            top, left, height, width = region
+            pixels = pixels[top : top + height, left : left + width]
+        return np.array(pixels)  # a copy: the memory map is read-only and may be closed
+
+    def name(self, key: str) -> str:
+        """How messages call one picture."""
+        return f"{self.path}: {key}"
+
+    def close(self) -> None:
+        """Let go of the database; the next read opens it again."""
+        self._open = None
+
+    def _begin(self):
+        """This process's read transaction."""
+        if self._open is None or self._open.process != os.getpid():  # not opened yet, or before this process forked
+            self._open = _Open.of(self.path)
+        return self._open.transaction
+
+    def _read_info(self) -> LmdbInfo:
+        path = self.path / INFO
+        if not path.exists():  # BasicSR's own
+            header = header_of_bytes(bytes(self.value(self.entries[0].key)), self.name(self.entries[0].key))
+            self.close()
+            return LmdbInfo(bit_depth=header.bit_depth, count=len(self.entries))
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            info = LmdbInfo(**values)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: can't be understood: {error}; make the database again") from error
+        if info.encoding not in ENCODINGS or info.bit_depth not in (8, 16):
+            raise UserError(f"{path}: encoding {info.encoding}, {info.bit_depth} bits is not known to this version")
+        if info.count != len(self.entries):
+            raise UserError(f"{path}: counts {info.count} pictures, {META_INFO} has {len(self.entries)}; make it again")
+        return info
+
+
+class _Open:
+    """A database that this process has open. LMDB allows each one once, so its readers share it."""
+
+    _all: ClassVar[WeakValueDictionary[tuple[int, str], _Open]] = WeakValueDictionary()
+
+    def __init__(self, path: Path) -> None:
+        import lmdb
+
+        self.process = os.getpid()
+        try:
+            environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+            # LMDB maps pages that a truncated file doesn't have: touching one would kill the process.
+            size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+            if size > (path / DATA).stat().st_size:
+                raise UserError(f"{path / DATA}: is truncated; make the database again")
+            self.transaction = environment.begin(buffers=True)
+        except lmdb.Error as error:
+            raise UserError(f"{path / DATA}: can't be opened: {error}; make the database again") from error
+
+    @classmethod
+    def of(cls, path: Path) -> _Open:
+        place = os.getpid(), os.path.realpath(path)
+        found = cls._all.get(place)
+        if found is None:
+            found = cls._all[place] = cls(path)
+        return found
+
+
+def _read_meta_info(folder: Path) -> list[Entry]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: folder not found; give an LMDB folder, as 'basicsr lmdb create' makes")
+    path = folder / META_INFO
+    if not path.is_file() or not (folder / DATA).is_file():
+        missing = META_INFO if not path.is_file() else DATA
+        raise UserError(f"{folder}: not a whole LMDB, {missing} is missing; make it with 'basicsr lmdb create'")
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        match = _LINE.fullmatch(line.strip())
+        if not match or match["channels"] != "3":
+            raise UserError(f"{path}: line {number} is not 'key.png (height,width,3) compression'")
+        entries.append(Entry(match["key"], int(match["height"]), int(match["width"])))
+    if not entries:
+        raise UserError(f"{path}: lists no pictures")
+    if len({entry.key for entry in entries}) != len(entries):
+        raise UserError(f"{path}: lists a key twice")
+    return entries
