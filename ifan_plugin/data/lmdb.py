@@ -200,7 +200,9 @@ class _Open:
 
         self.process = os.getpid()
         try:
-            environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+            self._environment = environment = lmdb.open(
+                str(path), readonly=True, lock=False, readahead=False, meminit=False
+            )
             # LMDB maps pages that a truncated file doesn't have: touching one would kill the process.
             size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
             if size > (path / DATA).stat().st_size:
@@ -210,12 +212,23 @@ class _Open:
             raise UserError(f"{path / DATA}: can't be opened: {error}; make the database again") from error
 
     @classmethod
+    def forget_parents(cls) -> None:
+        """In a process just forked: close what the parent has open, which LMDB wouldn't let us open again."""
+        for found in list(cls._all.values()):
+            found.transaction.abort()
+            found._environment.close()
+
+    @classmethod
     def of(cls, path: Path) -> _Open:
         place = os.getpid(), os.path.realpath(path)
         found = cls._all.get(place)
         if found is None:
             found = cls._all[place] = cls(path)
         return found
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Open.forget_parents)
 
 
 def _read_meta_info(folder: Path) -> list[Entry]:
