@@ -28,8 +28,9 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"
 
 EXTRAS = {
     "mm": ["mmengine>=0.10.7", "mmcv-lite>=2.2.0"],
-    "benchmark": ["lpips>=0.1.4", "safetensors"],
-    "dev": ["pytest>=8", "pytest-timeout>=2", "ruff>=0.8", "safetensors", "wheel"],
+    "benchmark": ["lpips>=0.1.4", "safetensors", "spandrel>=0.4"],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "dev": ["onnx", "onnxscript", "onnxruntime", "pytest>=8", "pytest-timeout>=2", "ruff>=0.8", "safetensors", "wheel"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
