@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from ifan_plugin.errors import UserError
 
 _UMASK = os.umask(0)  # it can only be read by setting it: once, before there are threads
@@ -62,6 +60,8 @@ def save_atomically(value: Any, path: str | Path) -> None:
     Raises:
         UserError: the disk is full, the folder is gone or read-only. The old file is untouched.
     """
+    import torch  # here, since worker processes that only read and write pictures do without
+
     try:
         with written_aside(path) as file:
             torch.save(value, file)

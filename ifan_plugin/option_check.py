@@ -95,7 +95,7 @@ def check(options: dict[str, Any], where: str, is_train: bool, distributed: bool
     for key in sorted(networks):
         _check_network(options[key], f"{where}: {key}", partial=bool(model_check))
     options["logger"] = check_mapping(options["logger"], LOGGER_KEYS, f"{where}: logger")
-    _check_datasets(options, where, is_train)
+    check_datasets(options, where, is_train)
     _check_paths(options["path"], networks, f"{where}: path")
     if is_train:
         if options["train"] is None:
@@ -166,7 +166,12 @@ def _type_and_rest(mapping: Any, registry: Any, where: str) -> tuple[Any, dict[s
     return found, {key: value for key, value in mapping.items() if key != "type"}
 
 
-def _check_datasets(options: dict[str, Any], where: str, is_train: bool) -> None:
+def check_datasets(options: dict[str, Any], where: str, is_train: bool) -> None:
+    """Check the section ``datasets`` alone, and fill it in; ``options`` has ``scale`` and ``manual_seed``, too.
+
+    Raises:
+        UserError: as :func:`check`.
+    """
     import torch
     from basicsr.utils.registry import DATASET_REGISTRY
 

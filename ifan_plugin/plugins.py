@@ -23,13 +23,17 @@ def register_classes() -> None:
     from ifan_plugin.archs.ifan_arch import IFAN
     from ifan_plugin.archs.reblur_arch import ReblurNet
     from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
+    from ifan_plugin.data.simulated_dataset import SimulatedDualPixelDataset
     from ifan_plugin.models.ifan_model import IFANModel
 
     for target, members in (
         (registry.ARCH_REGISTRY, (IFAN, ReblurNet)),
-        (registry.DATASET_REGISTRY, (DualPixelDataset,)),
+        (registry.DATASET_REGISTRY, (DualPixelDataset, SimulatedDualPixelDataset)),
         (registry.LOSS_REGISTRY, (losses.DisparityLoss, losses.ReblurLoss)),
-        (registry.METRIC_REGISTRY, (metrics.psnr, metrics.ssim, metrics.mae, metrics.lpips)),
+        (
+            registry.METRIC_REGISTRY,
+            (metrics.psnr, metrics.ssim, metrics.mae, metrics.lpips, metrics.niqe, metrics.sharpness),
+        ),
         (registry.MODEL_REGISTRY, (IFANModel,)),
     ):
         for member in members:

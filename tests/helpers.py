@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,26 @@ def write_dpdd(root: Path, scenes: dict[str, int], height: int = 48, width: int 
                 path.parent.mkdir(parents=True, exist_ok=True)
                 assert cv2.imwrite(str(path), np.round(picture[..., ::-1] * 65535).astype(np.uint16))
     return root
+
+
+def write_lmdb(folder: Path, pictures: dict[str, np.ndarray], encoding: str = "png", **facts) -> Path:
+    """A database of uint8 or uint16 RGB pictures by key, written without the package's own writer."""
+    import lmdb
+
+    folder.mkdir(parents=True)
+    environment = lmdb.open(str(folder), map_size=2**26)
+    lines = []
+    with environment.begin(write=True) as transaction:
+        for key, pixels in pictures.items():
+            png = cv2.imencode(".png", pixels[..., ::-1])[1]
+            transaction.put(key.encode(), pixels.tobytes() if encoding == "raw" else png.tobytes())
+            lines.append(f"{key}.png ({pixels.shape[0]},{pixels.shape[1]},3) {'raw' if encoding == 'raw' else 1}\n")
+    environment.close()
+    bits = next(iter(pictures.values())).dtype.itemsize * 8
+    info = {"encoding": encoding, "bit_depth": bits, "count": len(pictures)} | facts
+    (folder / "info.json").write_text(json.dumps(info), encoding="utf-8")
+    (folder / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
+    return folder
 
 
 def small_options(data: Path) -> dict:

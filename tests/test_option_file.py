@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -272,6 +273,9 @@ def test_every_shipped_file_says_what_it_is_and_checks(path, dpdd, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     options = option_file.read(path)
     for dataset in options["datasets"].values():
+        if dataset["type"] == "SimulatedDualPixelDataset":
+            make_rgbd(Path(dataset["dataroot_sharp"]), Path(dataset["dataroot_depth"]), dpdd)
+            continue
         root = Path(dataset["dataroot"])
         root.parent.mkdir(exist_ok=True)
         layout = dataset["layout"]
@@ -282,6 +286,7 @@ def test_every_shipped_file_says_what_it_is_and_checks(path, dpdd, tmp_path, mon
             "realdof": {"source": dpdd / "test_c/source", "target": dpdd / "test_c/target"},
             "pixeldp": {f"test_{v}": dpdd / f"test_{v}" for v in "clr"},
             "cuhk": {p.name: p for p in (dpdd / "test_c/source").iterdir()},
+            "folder": {p.name: p for p in (dpdd / "test_c/source").iterdir()},
         }[layout]
         for name, target in links.items():
             if not (root / name).exists():
@@ -296,6 +301,23 @@ def test_every_shipped_file_says_what_it_is_and_checks(path, dpdd, tmp_path, mon
     checked = option_check.check(options, path.name, is_train)
     if options["path"]["pretrain_network_g"]:
         assert (checked["network_g"]["width"], checked["network_g"]["num_steps"]) == (8, 4), "read from the weights"
+
+
+def make_rgbd(sharp: Path, depth: Path, dpdd: Path) -> None:
+    sharp.parent.mkdir(parents=True)
+    sharp.symlink_to(dpdd / "test_c/target")
+    depth.mkdir()
+    for path in sharp.iterdir():
+        np.save(depth / f"{path.stem}.npy", np.ones((48, 64)))
+
+
+@pytest.mark.parametrize("name", ["CUHK", "PixelDP", "RealDOF", "folder", "DPDD", "dual_DPDD", "16bit_DPDD"])
+def test_every_set_has_a_file_and_those_without_ground_truth_ask_for_nothing_that_needs_it(name):
+    options = option_file.read(ROOT / f"options/test/test_IFAN_{name}.yml")
+    types = {metric["type"] for metric in options["val"]["metrics"].values()}
+    with_truth = options["datasets"]["test"]["layout"] in ("dpdd", "realdof")
+    assert types == ({"psnr", "ssim", "mae", "lpips"} if with_truth else {"niqe", "sharpness"})
+    assert options["val"]["save_img"] is True
 
 
 def test_the_documented_sizes_are_the_papers():

@@ -14,7 +14,9 @@ from ifan_plugin.options import nearest
 VERBS = {
     "train": "train a network in BasicSR's loop, from an option file",
     "test": "test a network in BasicSR's loop, from an option file",
+    "lmdb": "make and check LMDBs of pictures, and look at them",
     "simulate": "make a dual-pixel data set from sharp pictures and depth",
+    "dataset": "show what the network eats: a contact sheet of a data set's samples",
     "doctor": "show versions, devices, operator backends and hosts found",
 }
 """Verb -> what it does; ``ifan_plugin.cli.<verb>`` has ``main(argv) -> exit status``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ifan_plugin.data.image_io import PICTURE_SUFFIXES, read_image
+from ifan_plugin.data.image_io import PICTURE_SUFFIXES, image_size, read_image
 from ifan_plugin.data.simulated_set import SPLITS, Scene, SceneContent
 from ifan_plugin.data.simulator import Camera, depth_from_disparity, fill_depth_holes
 from ifan_plugin.errors import UserError
@@ -75,12 +75,25 @@ def folder_scenes(sharp: Path, depth: Path, split: str, options: FolderOptions) 
     """
     if split not in SPLITS:
         raise UserError(f"split is {split}; it must be one of {', '.join(SPLITS)}")
-    pictures = _files_by_stem(sharp, PICTURE_SUFFIXES, "--sharp", "pictures")
-    depths = _files_by_stem(depth, DEPTH_SUFFIXES, "--depth", "depth files")
+    pairs = paired_files(sharp, depth)
+    return [Scene(split, path.stem, partial(_read_scene, path, depth_path, options)) for path, depth_path in pairs]
+
+
+def paired_files(sharp: Path, depth: Path, names: tuple[str, str] = ("--sharp", "--depth")) -> list[tuple[Path, Path]]:
+    """The pictures in ``sharp`` in sorted order, each with the depth file of its stem in ``depth``.
+
+    Args:
+        names: what messages call the two folders.
+
+    Raises:
+        UserError: a folder is missing or has no such files, a picture has no depth, or two of one stem.
+    """
+    pictures = _files_by_stem(sharp, PICTURE_SUFFIXES, names[0], "pictures")
+    depths = _files_by_stem(depth, DEPTH_SUFFIXES, names[1], "depth files")
     for stem, path in pictures.items():
         if stem not in depths:
             raise UserError(f"{path}: no depth of that name in {depth}; add {stem}.npy, .npz, .png or .pfm there")
-    return [Scene(split, stem, partial(_read_scene, path, depths[stem], options)) for stem, path in pictures.items()]
+    return [(path, depths[stem]) for stem, path in pictures.items()]
 
 
 def _files_by_stem(folder: Path, suffixes: frozenset[str], flag: str, what: str) -> dict[str, Path]:
@@ -98,7 +111,17 @@ def _files_by_stem(folder: Path, suffixes: frozenset[str], flag: str, what: str)
     return found
 
 
-def _read_scene(picture_path: Path, depth_path: Path, options: FolderOptions) -> SceneContent:
+def read_sharp_and_depth(
+    picture_path: Path, depth_path: Path, options: FolderOptions
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """A picture, its depth in metres without holes, and its pixel pitch in micrometres.
+
+    Returns:
+        float32 H x W x 3 in [0, 1], H x W, and the pitch: as asked for, or what :class:`FolderOptions` takes.
+
+    Raises:
+        UserError: a file can't be read or used, or their sizes differ.
+    """
     sharp = read_image(picture_path, bit_depth=None)
     stored = read_depth(depth_path) * options.depth_scale
     if stored.shape != sharp.shape[:2]:
@@ -114,12 +137,19 @@ def _read_scene(picture_path: Path, depth_path: Path, options: FolderOptions) ->
         else:
             depth = stored
             pitch = pitch or FULL_FRAME_WIDTH_MM / sharp.shape[1] * 1000
-        depth = fill_depth_holes(depth)
-        focus = options.focus_distance_m
-        if focus is None:
-            # Seeded by name, so that a picture's camera doesn't change when others join the folder.
-            rng = np.random.default_rng([options.seed, zlib.crc32(picture_path.stem.encode())])
-            focus = float(1 / rng.uniform(*np.percentile(1 / depth, [5, 95])))
+        return sharp, fill_depth_holes(depth), pitch
+    except UserError as error:
+        raise UserError(f"{depth_path}: {error}") from None
+
+
+def _read_scene(picture_path: Path, depth_path: Path, options: FolderOptions) -> SceneContent:
+    sharp, depth, pitch = read_sharp_and_depth(picture_path, depth_path, options)
+    focus = options.focus_distance_m
+    if focus is None:
+        # Seeded by name, so that a picture's camera doesn't change when others join the folder.
+        rng = np.random.default_rng([options.seed, zlib.crc32(picture_path.stem.encode())])
+        focus = float(1 / rng.uniform(*np.percentile(1 / depth, [5, 95])))
+    try:
         camera = Camera(options.focal_length_mm, options.f_number, focus, pitch)
     except UserError as error:
         raise UserError(f"{depth_path}: {error}") from None
@@ -157,6 +187,26 @@ def read_depth(path: Path) -> np.ndarray:
     if array.dtype.kind in "iu":
         values[array == 0] = np.nan
     return values
+
+
+def depth_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of a depth file as its header says; None where only reading the whole would tell.
+
+    Raises:
+        UserError: the file can't be read, or holds no H x W array.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return image_size(path)
+    if suffix != ".npy":
+        return None
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable .npy file; valid: one H x W array of real numbers") from error
+    if len(shape) != 2:
+        raise UserError(f"{path}: holds an array {list(shape)}; valid: one H x W array of real numbers")
+    return shape
 
 
 def _read_numpy(path: Path) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from ifan_plugin.data.augment import AugmentConfig, augment
-from ifan_plugin.data.image_io import read_header, read_image, require_rgb
-from ifan_plugin.data.layouts import LAYOUTS, VIEWS, Scene, find_scenes
+from ifan_plugin.data.augment import AugmentConfig, apply_plan, draw_plan
+from ifan_plugin.data.image_io import Region, to_planes
+from ifan_plugin.data.layouts import VIEWS, Scene
+from ifan_plugin.data.sources import SOURCE_LAYOUTS, PictureSource, default_split, open_source
 from ifan_plugin.errors import UserError
 from ifan_plugin.options import Option, check_mapping
 
@@ -26,7 +26,8 @@ class DualPixelDataset(Dataset):
     - ``lq``: float32 [3 * len(views), H, W], RGB in [0, 1], the ``views`` stacked in the order given;
     - ``gt``: float32 [3, H, W], the sharp picture, where there is ground truth;
     - ``left``, ``right``: float32 [3, H, W], those named in ``aux_views``;
-    - ``lq_path``, ``gt_path``: str, files of the first view and (with ``gt`` only) of the sharp picture;
+    - ``lq_path``, ``gt_path``: str, files of the first view and (with ``gt`` only) of the sharp picture; for
+      pictures in an LMDB ``…/center.lmdb/KEY.png``;
     - ``key``: str, the scene's name, for naming results.
 
     In phase ``train`` H = W = ``patch_size``, augmented as in the paper (:mod:`ifan_plugin.data.augment`).
@@ -34,11 +35,15 @@ class DualPixelDataset(Dataset):
     number of workers nor the order of reading matters. An index may carry the attributes ``epoch`` and
     ``position`` (:class:`ifan_plugin.data.sampler.EpochIndex`); for a plain int they are 0 and the index
     itself. Scaling never makes a picture smaller than the patch: where ``scale_range`` would allow it, the
-    range's lower bound rises to patch_size / min(H, W), and at the least each side is ``patch_size``.
+    range's lower bound rises to patch_size / min(H, W), and at the least each side is ``patch_size``. Only what
+    the patch is made of is read (as far as the encoding allows), given noise and scaled.
 
     In phases ``val`` and ``test`` pictures are whole, cropped at the bottom and right to a multiple of
-    ``crop_multiple`` (the ``ifan`` protocol: 8; 1 leaves them whole). Layout ``pixeldp`` is turned 90 degrees
-    counter-clockwise; :meth:`unrotate` turns results back.
+    ``crop_multiple`` (the ``ifan`` protocol: 8; 1 leaves them whole). Layout ``pixeldp`` (from files, or from an
+    LMDB made of it) is turned 90 degrees counter-clockwise; :meth:`unrotate` turns results back.
+
+    Layout ``lmdb`` reads ``dataroot/{split}/{center,left,right,target}.lmdb``, as ``basicsr lmdb create`` makes
+    them, and gives the same samples, bit for bit, as the files they were made of.
 
     Args:
         opt: the option file's mapping of this data set: ``phase`` (train, val or test), ``name``, the keys in
@@ -59,7 +64,7 @@ class DualPixelDataset(Dataset):
 
     OPTIONS: ClassVar[dict[str, Option]] = {
         "dataroot": Option(str, is_folder=True),
-        "layout": Option(str, "dpdd", choices=tuple(LAYOUTS)),
+        "layout": Option(str, "dpdd", choices=SOURCE_LAYOUTS),
         "split": Option(str, None, choices=("train", "val", "test")),
         "views": Option(list, ["center"], choices=VIEWS, items=str),
         "aux_views": Option(list, [], choices=("left", "right"), items=str),
@@ -81,9 +86,10 @@ class DualPixelDataset(Dataset):
     def __init__(self, opt: dict) -> None:
         self.opt = opt
         options = self.check_options(opt, _place(opt))
-        self.scenes = _find(options)
+        self._source = _open(options)
+        self.scenes = self._source.scenes
         self.bit_depth: int = options["bit_depth"]
-        self.rotate_back = -LAYOUTS[options["layout"]].quarter_turns % 4
+        self.rotate_back = -self._source.quarter_turns % 4
         self._views: tuple[str, ...] = tuple(options["views"])
         self._aux_views: tuple[str, ...] = tuple(options["aux_views"])
         self._training: bool = options["phase"] == "train"
@@ -91,8 +97,9 @@ class DualPixelDataset(Dataset):
         self._seed: int = options["seed"]
         self._crop_multiple: int = options["crop_multiple"]
         if options["check"] == "headers":
-            for scene in self.scenes:
-                self._check_headers(scene)
+            self._source.check()
+            for index in range(len(self)):
+                self._require_sizes(index, self._sizes(index))
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -115,7 +122,7 @@ class DualPixelDataset(Dataset):
             raise UserError(f"{where}: phase must be train, val or test, not '{phase}'")
         options["phase"] = phase
         if options["split"] is None:
-            options["split"] = LAYOUTS[options["layout"]].split_for(phase)
+            options["split"] = default_split(options["dataroot"], options["layout"], phase)
         for key in ("views", "aux_views"):
             if len(set(options[key])) != len(options[key]):
                 raise UserError(f"{where}: {key}: each view at most once, not {', '.join(options[key])}")
@@ -138,7 +145,7 @@ class DualPixelDataset(Dataset):
                 f"{where}: augment: hflip_probability: mirroring swaps left and right; "
                 "valid with both of them or none among views and aux_views"
             )
-        _find(options)
+        _open(options)
         return options
 
     def __len__(self) -> int:
@@ -149,16 +156,8 @@ class DualPixelDataset(Dataset):
             raise IndexError(f"scene {int(index)} of {len(self)}")
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # workers are parallel already, and OpenCV's threads don't survive a fork
-        scene = self.scenes[index]
-        images = self._read(scene)
-        if self._training:
-            rng = np.random.default_rng([
-                self._seed, getattr(index, "epoch", 0), getattr(index, "position", int(index)),
-            ])  # fmt: skip
-            images = augment(images, self._augment, rng)
-        else:
-            images = {role: _crop_to_multiple(image, self._crop_multiple) for role, image in images.items()}
-        return self._sample(scene, {role: _to_tensor(image) for role, image in images.items()})
+        planes = self._patch(index) if self._training else self._whole(index)
+        return self._sample(self.scenes[index], {role: torch.from_numpy(plane) for role, plane in planes.items()})
 
     def unrotate(self, image: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Turn a result back to the orientation of its file: an array [H, W, …] or a tensor [..., H, W]."""
@@ -166,12 +165,27 @@ class DualPixelDataset(Dataset):
             return torch.rot90(image, self.rotate_back, (-2, -1))
         return np.rot90(image, self.rotate_back)
 
-    def _read(self, scene: Scene) -> dict[str, np.ndarray]:
-        """The scene's pictures, role -> float32 [H, W, 3] in [0, 1], turned as the layout says."""
-        images = {role: read_image(path, self.bit_depth) for role, path in self._paths(scene).items()}
-        self._check_sizes(scene, {role: image.shape[:2] for role, image in images.items()})
-        turns = -self.rotate_back % 4
-        return {role: np.rot90(image, turns) for role, image in images.items()} if turns else images
+    def _patch(self, index: int) -> dict[str, np.ndarray]:
+        """A training sample's pictures, role -> float32 [3, patch_size, patch_size] in [0, 1]."""
+        sizes = self._sizes(index)
+        self._require_sizes(index, sizes)
+        rng = np.random.default_rng([self._seed, getattr(index, "epoch", 0), getattr(index, "position", int(index))])
+        plan = draw_plan(*sizes[self._source.roles[0]], self._augment, rng)
+        cut = plan.cut()
+        images = {role: planes.transpose(1, 2, 0) for role, planes in self._read(index, cut.region).items()}
+        return {role: image.transpose(2, 0, 1) for role, image in apply_plan(images, plan, cut, rng).items()}
+
+    def _whole(self, index: int) -> dict[str, np.ndarray]:
+        """The scene's pictures, role -> float32 [3, H, W] in [0, 1], cropped to the multiple."""
+        pictures = self._read(index)
+        self._require_sizes(index, {role: planes.shape[1:] for role, planes in pictures.items()})
+        height, width = (side // self._crop_multiple * self._crop_multiple for side in _first(pictures).shape[1:])
+        return {role: np.ascontiguousarray(planes[:, :height, :width]) for role, planes in pictures.items()}
+
+    def _read(self, index: int, region: Region | None = None) -> dict[str, np.ndarray]:
+        """``region`` of the scene's pictures, role -> float32 [3, H, W] in [0, 1], turned as the layout says."""
+        source = self._source
+        return {role: to_planes(source.read(index, role, region), self.bit_depth) for role in source.roles}
 
     def _sample(self, scene: Scene, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | str]:
         views = [tensors[view] for view in self._views]
@@ -184,51 +198,39 @@ class DualPixelDataset(Dataset):
             sample.update(gt=tensors["target"], gt_path=str(scene.target))
         return sample | {view: tensors[view] for view in self._aux_views}
 
-    def _paths(self, scene: Scene) -> dict[str, Path]:
-        roles = dict.fromkeys((*self._views, *self._aux_views, "target"))
-        return {role: getattr(scene, role) for role in roles if getattr(scene, role) is not None}
+    def _sizes(self, index: int) -> dict[str, tuple[int, int]]:
+        """role -> (height, width) of the scene's pictures, from their headers."""
+        return {role: self._source.size(index, role) for role in self._source.roles}
 
-    def _check_headers(self, scene: Scene) -> None:
-        sizes = {}
-        for role, path in self._paths(scene).items():
-            header = read_header(path)
-            require_rgb(header, path, self.bit_depth)
-            sizes[role] = (header.height, header.width)
-        self._check_sizes(scene, sizes)
-
-    def _check_sizes(self, scene: Scene, sizes: dict[str, tuple[int, int]]) -> None:
-        first = next(iter(sizes))
-        height, width = sizes[first]
+    def _require_sizes(self, index: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        height, width = _first(sizes)
+        first = self._source.roles[0]
         for role, (h, w) in sizes.items():
             if (h, w) != (height, width):
                 raise UserError(
-                    f"{getattr(scene, role)}: size {h}x{w} differs from {height}x{width} of "
-                    f"{getattr(scene, first)}; a scene's pictures must be equally large"
+                    f"{self._source.name(index, role)}: size {h}x{w} differs from {height}x{width} of "
+                    f"{self._source.name(index, first)}; a scene's pictures must be equally large"
                 )
         need, why = self._crop_multiple, "crop_multiple"
         if self._training:
             need, why = self._augment.patch_size, "patch_size"
         if min(height, width) < need:
             raise UserError(
-                f"{getattr(scene, first)}: size {height}x{width} is too small; valid: at least {need} each way ({why})"
+                f"{self._source.name(index, first)}: size {height}x{width} is too small; "
+                f"valid: at least {need} each way ({why})"
             )
 
 
-def _find(options: Mapping[str, Any]) -> list[Scene]:
-    views = [*options["views"], *options["aux_views"]]
-    return find_scenes(options["dataroot"], options["layout"], options["split"], views, options["gt"])[
-        : options["max_images"]
-    ]
+def _open(options: Mapping[str, Any]) -> PictureSource:
+    return open_source(
+        options["dataroot"], options["layout"], options["split"], [*options["views"], *options["aux_views"]],
+        options["gt"], options["bit_depth"], options["max_images"],
+    )  # fmt: skip
+
+
+def _first(mapping: Mapping[str, Any]) -> Any:
+    return next(iter(mapping.values()))
 
 
 def _place(opt: Mapping[str, Any]) -> str:
     return f"datasets: {opt.get('phase', '?')} ({opt.get('name', 'unnamed')})"
-
-
-def _crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
-    height, width = (side // multiple * multiple for side in image.shape[:2])
-    return image[:height, :width]
-
-
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

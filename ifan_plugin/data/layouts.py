@@ -99,7 +99,15 @@ def find_scenes(
         UserError: an unknown layout, split or view, a missing or empty folder, folders with unequal numbers
             of pictures, a file name that isn't text, or two pictures whose results would get the same name.
     """
-    folders = _role_folders(Path(root).expanduser(), layout, split, views, target)
+    return pair_folders(_role_folders(Path(root).expanduser(), layout, split, views, target))
+
+
+def pair_folders(folders: Mapping[str, Path]) -> list[Scene]:
+    """The scenes in folders given by role (views first), paired by sorted order.
+
+    Raises:
+        UserError: as :func:`find_scenes`, for an empty folder, unequal numbers and names.
+    """
     files = {role: _pictures(folder) for role, folder in folders.items()}
     first = next(iter(folders))
     for role in folders:
@@ -152,6 +160,8 @@ def _other_layout(root: Path, layout: str) -> str:
         centers = [root / folders["center"] for folders in facts.folders.values()]
         if name != layout and any(folder != root and folder.is_dir() for folder in centers):
             return f"; {root} looks like layout '{name}'"
+    if any(root.glob("*/*.lmdb")):
+        return f"; {root} looks like layout 'lmdb'"
     return ""
 
 

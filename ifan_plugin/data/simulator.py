@@ -30,6 +30,7 @@ from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
 from ifan_plugin.errors import UserError
 
 MAX_COC = 100.0  # px: a kernel 201 px wide; more than that is nearly always depth in the wrong unit
+REGION_MARGIN = 3  # blur radii around a region; with fewer, what is invented behind near objects differs visibly
 _HIDDEN_WEIGHT = 0.02  # of an invented pixel in a layer's colour, where a seen pixel has 1
 _OVERSAMPLING = 8  # of a point spread function, per axis, so that its size can change by fractions of a pixel
 
@@ -233,6 +234,7 @@ def simulate_dual_pixel(
     cutoff: float = 2.5,
     beta: float = 0.2,
     layer_step: float = 0.5,
+    region: tuple[int, int, int, int] | None = None,
 ) -> DualPixelViews:
     """What a dual-pixel camera sees of a scene: both views, and the picture they add up to.
 
@@ -249,9 +251,16 @@ def simulate_dual_pixel(
         order, cutoff, beta: shape of the point spread function, see :func:`psf`.
         layer_step: width of a layer near the focus plane, px of the circle of confusion; layers widen by 15
             % of the step for each px away from it. Smaller is finer and slower.
+        region: (top, left, height, width) of the only part wanted, which is cheaper than the whole. It is cut
+            into the whole picture's layers and simulated with ``REGION_MARGIN`` blur radii around it. All that
+            is seen through the blur lies within one, so it is the whole picture's, to rounding. What is invented
+            behind near objects is mirrored in from beside them, and where many stand before one another from
+            ever farther away: there a region may be filled otherwise than the whole. (Middlebury's Motorcycle,
+            blur up to 10 px: 0.02 % of the values differ by more than 1e-4, up to 18 px: 0.25 %.)
 
     Raises:
         UserError: shapes, value ranges or ``layer_step`` that don't fit the above.
+        ValueError: a region that isn't inside the picture.
     """
     sharp = np.asarray(sharp)
     depth = np.asarray(depth)
@@ -266,6 +275,17 @@ def simulate_dual_pixel(
     coc = camera.circle_of_confusion(fill_depth_holes(depth)).astype(np.float32)
     labels, layer_cocs = _cut_layers(coc, layer_step)
     kernels = [psf(c, order, cutoff, beta) for c in layer_cocs]
+    height, width = coc.shape
+    top, left_edge, rows, columns = region or (0, 0, height, width)
+    if not (rows > 0 and columns > 0 and 0 <= top <= height - rows and 0 <= left_edge <= width - columns):
+        raise ValueError(f"region {region} isn't inside a picture of {height}x{width}")
+    if region is not None:
+        margin = REGION_MARGIN * max(kernel.center.shape[0] // 2 for kernel in kernels) + 2
+        above, before = min(margin, top), min(margin, left_edge)
+        part = np.s_[top - above : top + rows + margin, left_edge - before : left_edge + columns + margin]
+        sharp, labels = sharp[part], labels[part]
+        coc = coc[top : top + rows, left_edge : left_edge + columns]
+        top, left_edge = above, before
 
     # What lies just outside the frame also blurs into it: mirroring keeps the borders as bright as the inside.
     pad = max(kernel.center.shape[0] // 2 for kernel in kernels)
@@ -273,7 +293,7 @@ def simulate_dual_pixel(
     linear = cv2.copyMakeBorder(linear, pad, pad, pad, pad, cv2.BORDER_REFLECT_101)
     labels = cv2.copyMakeBorder(labels, pad, pad, pad, pad, cv2.BORDER_REFLECT_101)
     left, right = _composite(linear, labels, kernels)
-    inside = np.s_[pad : pad + sharp.shape[0], pad : pad + sharp.shape[1]]
+    inside = np.s_[pad + top : pad + top + rows, pad + left_edge : pad + left_edge + columns]
     left, right = (np.clip(view[inside], 0, 1) for view in (left, right))
     views = (srgb_from_linear(view).astype(np.float32) for view in (left, right, (left + right) / 2))
     return DualPixelViews(*views, coc)
@@ -283,9 +303,12 @@ def _cut_layers(coc: np.ndarray, step: float) -> tuple[np.ndarray, list[float]]:
     """Layer number of each pixel (int16, 0 nearest to the camera) and each layer's circle of confusion."""
     growth = 0.15  # a step that grows with the blur: a change of half a pixel can't be seen in a blur of ten
     index = np.rint(np.sign(coc) * np.log1p(growth * np.abs(coc)) / (growth * step)).astype(np.int32)
-    present, labels = np.unique(index, return_inverse=True)
+    low = index.min()
+    filled = np.bincount((index - low).ravel()) > 0
+    labels = (np.cumsum(filled) - 1).astype(np.int16)[index - low]
+    present = np.flatnonzero(filled) + low
     cocs = np.sign(present) * np.expm1(growth * step * np.abs(present)) / growth
-    return labels.reshape(coc.shape).astype(np.int16), [float(c) for c in cocs]
+    return labels, [float(c) for c in cocs]
 
 
 def _composite(image: np.ndarray, labels: np.ndarray, kernels: list[PointSpread]) -> tuple[np.ndarray, np.ndarray]:
@@ -299,7 +322,9 @@ def _composite(image: np.ndarray, labels: np.ndarray, kernels: list[PointSpread]
     current = labels.copy()
     views = [np.zeros_like(image), np.zeros_like(image)]
     covered = [np.zeros(labels.shape, np.float32), np.zeros(labels.shape, np.float32)]
-    for layer, kernel in enumerate(kernels):
+    present = np.unique(labels)  # a part of a picture may lack some
+    for layer in present:
+        kernel = kernels[layer]
         matte = current == layer
         reach = kernel.center.shape[0] // 2 + 1
         box = _bounding_box(matte, reach)
@@ -316,7 +341,7 @@ def _composite(image: np.ndarray, labels: np.ndarray, kernels: list[PointSpread]
             share = (after - before) / np.maximum(weight, 1e-6)
             view[box] += share[..., None] * _convolve(weighted, point_spread)
             cover[box] = after
-        if layer + 1 < len(kernels):
+        if layer != present[-1]:
             _hand_to_background(image, current, layer)
     # Rounding in the blurs leaves the cover a little short of 1.
     return tuple(view / np.maximum(cover, 1e-6)[..., None] for view, cover in zip(views, covered))

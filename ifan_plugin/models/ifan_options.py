@@ -15,6 +15,8 @@ from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
 from ifan_plugin.options import Option, check_mapping
 
+_OURS = ("DualPixelDataset", "SimulatedDualPixelDataset")  # data sets that stack ``views``
+
 TRAIN_OPTIONS = {
     "total_iter": Option((int, float), minimum=1),
     "warmup_iter": Option(int, -1),
@@ -64,7 +66,7 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
             raise UserError(f"{where}: train: disparity_opt: network_g has {key}: false; remove one of them")
     data = options["datasets"]["train"]
     size = data.get("gt_size") or data.get("patch_size") or IFAN.multiple_of
-    if data["type"] == "DualPixelDataset" and size % IFAN.multiple_of:
+    if data["type"] in _OURS and size % IFAN.multiple_of:
         raise UserError(f"{where}: datasets: train: patch_size: must be a multiple of {IFAN.multiple_of}, not {size}")
     if (train["reblur_opt"] is None) != ("network_r" not in options):
         there, missing = (
@@ -143,7 +145,7 @@ def _check_views(options: dict[str, Any], where: str, network: Mapping[str, Any]
     wanted = ["center", "left", "right"] if network.get("dual_pixel", False) else ["center"]
     for key, dataset in options["datasets"].items():
         views = dataset.get("views", ["center"])
-        if dataset["type"] == "DualPixelDataset" and list(views) != wanted:
+        if dataset["type"] in _OURS and list(views) != wanted:
             raise UserError(
                 f"{where}: datasets: {key}: views: network_g with dual_pixel: {str(len(wanted) == 3).lower()} "
                 f"needs [{', '.join(wanted)}], not [{', '.join(views)}]"

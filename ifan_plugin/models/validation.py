@@ -60,6 +60,8 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         model.test()
         record = {"index": index, "image": data["key"][0] if "key" in data else Path(data["lq_path"][0]).stem}
         record |= _measure(model, dataset, options, unavailable)
+        if index == 0 and getattr(model, "gt", None) is None:  # rank 0 has it
+            logger.info(_without_ground_truth(name, options.get("metrics") or {}))
         if save_img:
             _save_pictures(model, dataset, record["image"], current_iter)
         if index < options.get("contact_sheet", 0):
@@ -76,6 +78,15 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         for metric, reason in unavailable.items():
             logger.warning(f"{name}: '{metric}' is left out: {reason}")
         _report(model, name, records, current_iter, tb_logger)
+
+
+def _without_ground_truth(name: str, metrics: dict[str, Any]) -> str:
+    """What is said, once a data set, where there is nothing to compare with."""
+    left_out = [metric for metric, description in metrics.items() if _needs_sharp(description["type"])]
+    kept = [metric for metric in metrics if metric not in left_out]
+    what = f"pictures and no-reference metrics ({', '.join(kept)})" if kept else "pictures"
+    ends = f"; left out, for want of sharp pictures: {', '.join(left_out)}" if left_out else ""
+    return f"{name}: no ground truth: {what} only{ends}."
 
 
 def _measure(model: Any, dataset: Any, options: dict[str, Any], unavailable: dict[str, str]) -> dict[str, Any]:
@@ -182,16 +193,13 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
     opt = model.opt
     means = {which: _means([r[which] for r in records]) for which in ("restored", "blurred")}
     if not means["restored"]:
-        why = (
-            "no metrics are asked for"
-            if not opt["val"].get("metrics")
-            else "no ground truth, so no full-reference metrics"
-        )
+        why = "none of the metrics asked for" if opt["val"].get("metrics") else "no metrics are asked for"
         logger.info(f"Validation {name}: {len(records)} pictures; {why}.")
     else:
         if opt["is_train"]:
             _add_best_records(model, name)
-        lines = [f"Validation {name}: mean of {len(records)} pictures, float metrics of RGB in [0, 1]"]
+        kind = "float metrics of RGB in [0, 1]" if _compared(model, means) else "no-reference metrics"
+        lines = [f"Validation {name}: mean of {len(records)} pictures, {kind}"]
         for metric, value in means["restored"].items():
             shown = METRIC_FORMAT.get(metric, ".4f")
             line = f"\t # {metric}: {value:{shown}}"
@@ -210,7 +218,8 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
         logger.info("\n".join(lines))
     folder = Path(opt["path"]["visualization"]) / name if opt["is_train"] else Path(opt["path"]["results_root"]) / name
     if not opt["is_train"] and means["restored"]:
-        _write_tables(folder, name, _protocol(model, name), records, means)
+        protocol = _protocol(model, name) if _compared(model, means) else "no-reference"
+        _write_tables(folder, name, protocol, records, means)
     rows = [r["pictures"] for r in records if "pictures" in r]
     if rows:
         path = folder / f"contact_sheet{f'_{current_iter}' if opt['is_train'] else ''}.png"
@@ -219,6 +228,12 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
         logger.info(f"Contact sheet: {path}")
         if tb_logger:
             tb_logger.add_image(f"pictures/{name}", sheet, current_iter, dataformats="HWC")
+
+
+def _compared(model: Any, means: dict[str, dict[str, float]]) -> bool:
+    """Whether any of the figures compares with the sharp pictures."""
+    metrics = model.opt["val"].get("metrics") or {}
+    return any(_needs_sharp(metrics[metric]["type"]) for metric in means["restored"])
 
 
 def _table(records: list[dict[str, Any]], means: dict[str, dict[str, float]]) -> list[str]:
@@ -270,10 +285,14 @@ def _without_infinity(value: Any) -> Any:
 
 
 def _protocol(model: Any, name: str) -> str:
-    """``ifan`` where every figure is of the paper's kind, else ``custom``: not comparable with the papers' figures."""
+    """``ifan`` where every figure is of the paper's kind, else ``custom``: not comparable with the papers' figures.
+
+    (Without ground truth it is ``no-reference``.)
+    """
     metrics = (model.opt["val"].get("metrics") or {}).values()
     data = next(d for d in model.opt["datasets"].values() if d["name"] == name)
-    ours = all(m["type"] in ("psnr", "ssim", "mae", "lpips") and not m.get("crop_border") for m in metrics)
+    compared = [m for m in metrics if _needs_sharp(m["type"])]
+    ours = all(m["type"] in ("psnr", "ssim", "mae", "lpips") and not m.get("crop_border") for m in compared)
     return "ifan" if ours and data["type"] == "DualPixelDataset" and data.get("crop_multiple", 8) == 8 else "custom"
 
 

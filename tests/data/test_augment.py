@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ifan_plugin.data import augment as parts
-from ifan_plugin.data.augment import AugmentConfig, augment, draw_plan
+from ifan_plugin.data.augment import AugmentConfig, apply_plan, augment, draw_plan
+from ifan_plugin.data.resample import area_axis
 from ifan_plugin.errors import UserError
 
 ROLES = ("center", "left", "right", "target")
@@ -43,7 +44,8 @@ def test_noise_is_the_same_on_all_views_and_not_on_the_target():
 
 
 def test_noise_is_clipped():
-    noisy = parts.add_noise({"center": np.ones((50, 50, 3), np.float32), "left": np.zeros((50, 50, 3))}, 0.05, rng())
+    white, black = np.ones((50, 50, 3), np.float32), np.zeros((50, 50, 3), np.float32)
+    noisy = parts.add_noise({"center": white, "left": black}, 0.05, rng())
     assert noisy["center"].max() == 1
     assert noisy["left"].min() == 0
     assert 0.4 < (noisy["center"] == 1).mean() < 0.6
@@ -68,19 +70,26 @@ def test_grey_reaches_the_target_too():
 
 def test_scale_takes_the_mean_of_areas():
     images = pictures(40, 56)
-    small = parts.scale(images, (20, 28))
+    small = parts.scale(images, area_axis(40, 20, 0, 20), area_axis(56, 28, 0, 28))
     for role in ROLES:
         blocks = images[role].reshape(20, 2, 28, 2, 3).mean(axis=(1, 3))
         np.testing.assert_allclose(small[role], blocks, atol=1e-6)
 
 
-def test_scale_by_a_fraction_weights_partial_pixels():
-    row = np.arange(5, dtype=np.float32)
-    image = np.repeat(np.repeat(row[None, :, None], 5, axis=0), 3, axis=2)
-    (result,) = parts.scale({"center": image}, (5, 4)).values()
-    # Each of 4 new pixels covers 1.25 old ones.
-    expected = [(0 + 0.25) / 1.25, (0.75 + 0.5 * 2) / 1.25, (0.5 * 2 + 0.75 * 3) / 1.25, (0.25 * 3 + 4) / 1.25]
-    np.testing.assert_allclose(result[0, :, 1], expected, atol=1e-5)
+def test_scale_of_grey_is_that_of_any_picture():
+    grey = parts.to_grey(pictures())
+    copies = {role: image.copy() for role, image in grey.items()}
+    axes = area_axis(40, 30, 0, 30), area_axis(56, 42, 0, 42)
+    one, other = parts.scale(grey, *axes), parts.scale(copies, *axes)
+    assert all(np.array_equal(one[role], other[role]) for role in ROLES)
+    assert one["left"].shape == (30, 42, 3)
+
+
+def test_scale_stays_within_one():
+    white = {"center": np.ones((400, 400, 3), np.float32)}
+    for new in (281, 300, 333, 399):
+        (small,) = parts.scale(white, area_axis(400, new, 0, new), area_axis(400, new, 0, new)).values()
+        assert small.max() <= 1
 
 
 def test_mirror_swaps_the_side_views():
@@ -101,14 +110,20 @@ def test_nothing_but_a_crop_where_all_is_off():
         np.testing.assert_array_equal(result[role], expected)
 
 
-def test_the_order_is_noise_grey_scale_crop():
-    always = AugmentConfig(1.0, (0.05, 0.07), 1.0, 1.0, (0.7, 0.9), patch_size=16, hflip_probability=1.0)
+@pytest.mark.parametrize("scale_probability", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_is_noise_grey_scale_crop(seed, scale_probability):
+    always = AugmentConfig(1.0, (0.05, 0.07), 1.0, scale_probability, (0.7, 0.9), patch_size=16, hflip_probability=1.0)
     images = pictures()
-    result = augment(images, always, rng(5))
-    dice = rng(5)
+    result = augment(images, always, rng(seed))
+    dice = rng(seed)
     plan = draw_plan(40, 56, always, dice)
-    assert plan.size != (40, 56)
-    noise = dice.standard_normal((40, 56, 3), dtype=np.float32) * np.float32(plan.sigma)
+    assert (plan.size == (40, 56)) == (scale_probability == 0)
+    # The noise is drawn last, plane by plane, for what is cut alone: elsewhere it doesn't matter.
+    top, left, height, width = plan.cut().region
+    noise = np.full((40, 56, 3), np.nan, np.float32)
+    drawn = dice.standard_normal((3, height, width), dtype=np.float32).transpose(1, 2, 0)
+    noise[top : top + height, left : left + width] = drawn * np.float32(plan.sigma)
     swapped = {"left": "right", "right": "left"}
     for role in ROLES:
         source = swapped.get(role, role)
@@ -118,6 +133,37 @@ def test_the_order_is_noise_grey_scale_crop():
         step = cv2.resize(np.stack([y] * 3, -1), plan.size[::-1], interpolation=cv2.INTER_AREA)
         step = step[plan.top : plan.top + 16, plan.left : plan.left + 16][:, ::-1]
         np.testing.assert_allclose(result[role], step, atol=2e-6)
+
+
+@pytest.mark.parametrize("grey_probability", [0.0, 1.0])
+def test_a_part_is_worth_the_whole(grey_probability):
+    """Pixels outside the region don't matter, and reading the region alone gives the same."""
+    config = AugmentConfig(0.5, (0.05, 0.07), grey_probability, 0.7, patch_size=16, hflip_probability=0.5)
+    images = pictures()
+    regions = set()
+    for seed in range(30):
+        expected = augment(images, config, rng(seed))
+        dice = rng(seed)
+        plan = draw_plan(40, 56, config, dice)
+        cut = plan.cut()
+        top, left, height, width = cut.region
+        regions.add((height, width))
+        assert 0 <= top <= 40 - height
+        assert 0 <= left <= 56 - width
+        read = {role: image[top : top + height, left : left + width] for role, image in images.items()}
+        got = apply_plan(read, plan, cut, dice)
+        for role in ROLES:
+            np.testing.assert_array_equal(got[role], expected[role])
+            assert got[role].transpose(2, 0, 1).flags.c_contiguous
+            assert got[role].flags.writeable
+    assert len(regions) > 5
+    assert max(max(region) for region in regions) <= 24  # 16 / 0.7, and a partial pixel at each end
+
+
+def test_a_region_of_another_size_is_refused():
+    plan = draw_plan(40, 56, AugmentConfig(patch_size=16), rng())
+    with pytest.raises(ValueError, match="region"):
+        apply_plan(pictures(40, 56), plan, plan.cut(), rng())
 
 
 @pytest.mark.parametrize("scale_probability", [0.0, 1.0])

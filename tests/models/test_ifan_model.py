@@ -347,6 +347,51 @@ def test_no_reference_metrics_need_no_sharp_picture(options, tmp_path):
     assert set(measured["restored"]) == {"niqe"}
 
 
+def test_a_validation_set_without_ground_truth_while_training(options, tmp_path, caplog):
+    """Its no-reference figures are kept like others, and what can't be measured is said once a validation."""
+    options["datasets"]["val"]["gt"] = "none"
+    options["val"]["metrics"]["sharpness"] = {"type": "sharpness"}
+    model = make(options, tmp_path)
+    logger = logging.getLogger("basicsr")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
+    try:
+        validate(model, build_dataset(model.opt["datasets"]["val"]), 2, None, False)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert sum("no ground truth" in message for message in caplog.messages) == 1
+    assert (
+        "val_set: no ground truth: pictures and no-reference metrics (sharpness) only; "
+        "left out, for want of sharp pictures: psnr." in caplog.messages
+    )
+    records = model.best_metric_results["val_set"]
+    assert records["sharpness"]["iter"] == 2
+    assert records["psnr"]["iter"] == -1
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_saved_pictures_are_the_networks_output_to_half_a_step(options, tmp_path, bit_depth):
+    from ifan_plugin.data.image_io import read_header, read_image
+
+    options["datasets"]["val"]["bit_depth"] = bit_depth
+    model = make(options, tmp_path)
+    step(model, batch(options), 3)
+    outputs, test = [], model.test
+    model.test = lambda: (test(), outputs.append(model.output))
+    validate(model, build_dataset(model.opt["datasets"]["val"]), 3, None, True)
+    saved = sorted((tmp_path / "visualization/val_set").rglob("*_3.png"))
+    assert len(saved) == len(outputs) == 3
+    for path, output in zip(saved, outputs):
+        assert read_header(path).bit_depth == bit_depth
+        error = (torch.from_numpy(read_image(path, bit_depth)).permute(2, 0, 1) - output[0]).abs().max()
+        assert 0 < error < 0.5 / (2**bit_depth - 1) + 1e-7
+
+
+def test_no_reference_figures_do_not_change_the_protocols_name(options, tmp_path):
+    options["val"]["metrics"] |= {"niqe": {"type": "niqe", "better": "lower"}, "sharpness": {"type": "sharpness"}}
+    assert validation._protocol(make(options, tmp_path), "val_set") == "ifan"
+
+
 def test_separable_filters_may_be_asked_of_the_authors_file(options, tmp_path):
     path, _, _ = official_file(tmp_path, width=8, num_steps=3, res_units=1)
     options |= {"network_g": {"type": "IFAN", "isotropic": False}, "path": {"pretrain_network_g": str(path)}}
