@@ -215,6 +215,7 @@ setup(
         "opencv-python",
         "addict",
         "scikit-image",
+        "scipy",
         "pyyaml",
         "tqdm",
     ],
