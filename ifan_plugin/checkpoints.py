@@ -5,6 +5,7 @@ The authors' files are flat dicts with keys `module.Network.*` (and `module.rebl
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -96,6 +97,9 @@ def from_official(
         names = IFAN(width=1, num_steps=1, res_units=_count_units(params, _TRUNK_UNITS) or 2).state_dict()
         _check_names(params, names, _NETWORK_PARTS, _NETWORK, path)
         arch_kwargs = {**infer_ifan_kwargs(params, taps, path), "isotropic": isotropic}
+        if arch_kwargs.get("filter_type") == "fac":  # the authors released none: a file cut or mixed up
+            rows = _shape(params, "filter_predictor.to_filters.weight", path)[0]
+            raise UserError(f"{path}: {rows} filter channels don't fit IAC with taps={taps}")
         _check_shapes(params, IFAN(**arch_kwargs).state_dict(), _NETWORK_PARTS, _NETWORK, path)
     if not (reblur and networks[_REBLUR]):
         return OfficialCheckpoint(arch_kwargs, params, None, None)
@@ -132,7 +136,8 @@ def infer_ifan_kwargs(params: Mapping[str, Tensor], taps: int = 3, path: str | P
     """IFAN's hyper-parameters from the shapes of its parameters (our names).
 
     `isotropic` isn't in the result: shapes can't tell. num_steps is only right for the `taps` given: the
-    shapes hold no more than num_steps * (2*taps + 1).
+    shapes hold no more than num_steps * (2*taps + 1). A network with `filter_type: fac` is told by its number of
+    filter channels, and then num_steps and taps aren't in the result.
 
     Raises:
         UserError: keys missing, or shapes that no IFAN with these taps has.
@@ -141,10 +146,14 @@ def infer_ifan_kwargs(params: Mapping[str, Tensor], taps: int = 3, path: str | P
     if not any(key.startswith("filter_predictor.") for key in params):
         return {"width": width, "dual_pixel": False, "use_disparity": False, "use_filters": False}
     rows = _shape(params, "filter_predictor.to_filters.weight", path)[0]
+    fac_taps = _fac_taps(rows, 4 * width)
+    if fac_taps is None:
+        filters = {"num_steps": _steps(rows, 4 * width, taps, path), "taps": taps}
+    else:
+        filters = {"filter_type": "fac", "fac_taps": fac_taps}
     return {
         "width": width,
-        "num_steps": _steps(rows, 4 * width, taps, path),
-        "taps": taps,
+        **filters,
         "res_units": _count_units(params, _TRUNK_UNITS),
         "dual_pixel": _shape(params, "filter_encoder.level1.0.0.weight", path)[1] == 6,
         "use_disparity": any(key.startswith("disparity_estimator.") for key in params),
@@ -301,6 +310,14 @@ def _steps(rows: int, channels: int, taps: int, path: str | Path) -> int:
     if rest or not steps:
         raise UserError(f"{path}: {rows} filter channels don't fit {channels} channels with taps={taps}")
     return steps
+
+
+def _fac_taps(rows: int, channels: int) -> int | None:
+    """k of a network with FAC, or None. k*k + 1 is never a multiple of IAC's 2*taps + 1 with odd taps: 2*taps + 1 is
+    3 modulo 4, so has such a prime factor, modulo which -1 is no square."""
+    per_channel, rest = divmod(rows, max(channels, 1))
+    taps = math.isqrt(max(per_channel - 1, 0))
+    return taps if not rest and taps % 2 == 1 and taps * taps + 1 == per_channel else None
 
 
 def _count_units(params: Mapping[str, Tensor], start: str) -> int:

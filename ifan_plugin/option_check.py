@@ -155,6 +155,8 @@ def _check_network(network: Any, where: str, partial: bool) -> None:
     network_class, arguments = _type_and_rest(network, ARCH_REGISTRY, where)
     # A model that checks for itself may fill in what is missing, from another network or a checkpoint.
     check_call(network_class, arguments, where, may_lack=partial)
+    if hasattr(network_class, "check_options"):
+        network_class.check_options(arguments, where)
 
 
 def _type_and_rest(mapping: Any, registry: Any, where: str) -> tuple[Any, dict[str, Any]]:

@@ -20,14 +20,17 @@ def register_classes() -> None:
     from basicsr.utils import registry
 
     from ifan_plugin import losses, metrics
+    from ifan_plugin.archs.conventional_arch import DefocusDeconvolution
+    from ifan_plugin.archs.dpdnet_arch import DPDNet
     from ifan_plugin.archs.ifan_arch import IFAN
     from ifan_plugin.archs.reblur_arch import ReblurNet
+    from ifan_plugin.archs.spandrel_arch import SpandrelNet
     from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
     from ifan_plugin.data.simulated_dataset import SimulatedDualPixelDataset
     from ifan_plugin.models.ifan_model import IFANModel
 
     for target, members in (
-        (registry.ARCH_REGISTRY, (IFAN, ReblurNet)),
+        (registry.ARCH_REGISTRY, (IFAN, ReblurNet, DefocusDeconvolution, DPDNet, SpandrelNet)),
         (registry.DATASET_REGISTRY, (DualPixelDataset, SimulatedDualPixelDataset)),
         (registry.LOSS_REGISTRY, (losses.DisparityLoss, losses.ReblurLoss)),
         (

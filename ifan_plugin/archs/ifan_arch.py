@@ -11,10 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin.archs.layers import Encoder, ResBlock, check_hyper_parameters, conv, up, xavier_init
+from ifan_plugin.archs.layers import (
+    NEGATIVE_SLOPE,
+    Encoder,
+    ResBlock,
+    check_hyper_parameters,
+    conv,
+    up,
+    xavier_init,
+)
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
 from ifan_plugin.ops import filter_channels as iac_channels
+from ifan_plugin.ops.fac import FAC, fac_filter_channels
 from ifan_plugin.restore import pad_to_multiple
 
 
@@ -44,6 +53,12 @@ class IFAN(nn.Module):
         isotropic: apply the vertical filters in both directions, as the released checkpoints were trained.
         use_disparity: ablation. False: no disparity estimator; the filters come from the encoder alone.
         use_filters: ablation. False: the plain network, image to features to image, and no disparity either.
+        filter_type: `iac`, or `fac` for the layer that the paper compares with (Zhou et al., ICCV 2019): one 2-D filter
+            a pixel and channel instead of the steps. num_steps, taps and isotropic mean nothing then. A bias is
+            predicted with it and a LeakyReLU follows, as with IAC: our choice, the paper doesn't say.
+        fac_taps: side k of FAC's filters, odd. It predicts 4*width*(k*k + 1) channels: at k = 11 and width 32 15,616,
+            858 MiB for a 1280x720 photo in float32 and about as much as IAC with N = 17 (15,232), which reaches 35
+            pixels instead of 11. Without gradients a sixteenth of them is held at a time.
 
     Attributes:
         multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
@@ -67,21 +82,32 @@ class IFAN(nn.Module):
         isotropic: bool = False,
         use_disparity: bool = True,
         use_filters: bool = True,
+        filter_type: str = "iac",
+        fac_taps: int = 11,
     ) -> None:
         super().__init__()
         check_hyper_parameters(taps, width=width, num_steps=num_steps, res_units=res_units)
+        if filter_type not in ("iac", "fac"):
+            raise ValueError(f"filter_type must be iac or fac, got {filter_type!r}")
+        if isinstance(fac_taps, bool) or not isinstance(fac_taps, int) or fac_taps < 1 or fac_taps % 2 == 0:
+            raise ValueError(f"fac_taps must be a positive odd integer, got {fac_taps!r}")
         if dual_pixel and not use_filters:
             raise ValueError("dual_pixel needs use_filters: the plain network looks at the centre view only")
         deep = 4 * width
         self.hyper_parameters = {
             "width": width, "num_steps": num_steps, "taps": taps, "res_units": res_units, "dual_pixel": dual_pixel,
             "isotropic": isotropic, "use_disparity": use_disparity, "use_filters": use_filters,
+            "filter_type": filter_type, "fac_taps": fac_taps,
         }  # fmt: skip
         self.dual_pixel = dual_pixel
         self.use_filters = use_filters
         self.use_disparity = use_disparity and use_filters
         self.in_channels = 9 if dual_pixel else 3
-        self._filter_channels = iac_channels(deep, num_steps, taps) if use_filters else 0
+        self._filter_channels = 0
+        if use_filters and filter_type == "fac":
+            self._filter_channels = fac_filter_channels(deep, fac_taps, bias=True)
+        elif use_filters:
+            self._filter_channels = iac_channels(deep, num_steps, taps)
 
         self.feature_extractor = Encoder(3, width)
         if self.use_filters:
@@ -90,7 +116,10 @@ class IFAN(nn.Module):
             self.disparity_estimator = disparity_estimator(deep, res_units)
         if self.use_filters:
             self.filter_predictor = FilterPredictor(deep, self._filter_channels, res_units, self.use_disparity)
-            self.iac = IAC(num_steps, taps, isotropic=isotropic)
+            if filter_type == "fac":
+                self.fac = FAC(fac_taps, bias=True, negative_slope=NEGATIVE_SLOPE)
+            else:
+                self.iac = IAC(num_steps, taps, isotropic=isotropic)
         self.reconstructor = Reconstructor(width)
         self.init_weights()
 
@@ -103,7 +132,8 @@ class IFAN(nn.Module):
 
     @property
     def filter_channels(self) -> int:
-        """Channels of the predicted filters, num_steps * 4*width * (2*taps + 1); 0 without filters."""
+        """Channels of the predicted filters, num_steps * 4*width * (2*taps + 1), or 4*width * (fac_taps**2 + 1) with
+        `filter_type` fac; 0 without filters."""
         return self._filter_channels
 
     def forward(self, lq: Tensor) -> Tensor:
@@ -125,9 +155,10 @@ class IFAN(nn.Module):
         if self.use_filters:
             blur_features, disparity = self._blur_features(padded)
             if torch.is_grad_enabled():
-                features = self.iac(features, self.filter_predictor(blur_features, disparity))
-            else:  # nobody needs the filters afterwards: a step's worth of them is all that is ever held
-                features = self._iac_by_steps(features, self.filter_predictor.embed(blur_features, disparity))
+                features = self._filtered(features, self.filter_predictor(blur_features, disparity))
+            else:  # nobody needs the filters afterwards: a part of them is all that is ever held
+                by_parts = self._fac_by_channels if hasattr(self, "fac") else self._iac_by_steps
+                features = by_parts(features, self.filter_predictor.embed(blur_features, disparity))
         result = (padded[:, :3] + self.reconstructor(features, *skips))[..., :height, :width]
         return result if self.training else result.clamp(0, 1)
 
@@ -216,12 +247,28 @@ class IFAN(nn.Module):
             features = iac_step(features, filters, bias, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
         return features
 
+    def _fac_by_channels(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """FAC with its filters predicted for a sixteenth of the channels at a time."""
+        count = features.shape[1]
+        size = -(-count // 16)
+        return torch.cat(
+            [
+                self.fac(part, self.filter_predictor.channel_filters(embedding, first, part.shape[1], count))
+                for first, part in zip(range(0, count, size), features.split(size, 1))
+            ],
+            1,
+        )
+
+    def _filtered(self, features: Tensor, filters: Tensor) -> Tensor:
+        """The features of the image, deblurred by all the filters at once."""
+        return self.fac(features, filters) if hasattr(self, "fac") else self.iac(features, filters)
+
     def _restore(self, lq: Tensor, filters: Tensor | None) -> Tensor:
         """The unclipped result."""
         center = lq[:, :3]
         *skips, features = self.feature_extractor(center)
         if filters is not None:
-            features = self.iac(features, filters)
+            features = self._filtered(features, filters)
         return center + self.reconstructor(features, *skips)
 
 
@@ -269,16 +316,25 @@ class FilterPredictor(nn.Module):
         Returns:
             filters [B, 2*channels*taps, h, w] (vertical, then horizontal) and bias [B, channels, h, w].
         """
-        weight, offset = self.to_filters.weight.flatten(1), self.to_filters.bias
-        rows = weight.shape[0] // num_steps - channels
+        rows = self.to_filters.weight.shape[0] // num_steps - channels
         first = num_steps * rows + step * channels
-        flat = embedding.flatten(2)  # a 1x1 convolution is a matrix product, and faster as one
+        return self._rows(embedding, step * rows, rows), self._rows(embedding, first, channels)
 
-        def made_by(part: slice) -> Tensor:
-            product = torch.matmul(weight[part], flat)
-            return product.add_(offset[part, None]).unflatten(2, embedding.shape[2:])
+    def channel_filters(self, embedding: Tensor, first: int, count: int, channels: int) -> Tensor:
+        """FAC's filters and biases of `count` of the `channels`, out of :meth:`embed`'s result.
 
-        return made_by(slice(step * rows, (step + 1) * rows)), made_by(slice(first, first + channels))
+        Returns:
+            [B, count * (k*k + 1), h, w], the filters, then the biases.
+        """
+        area = self.to_filters.weight.shape[0] // channels - 1
+        filters = self._rows(embedding, first * area, count * area)
+        return torch.cat([filters, self._rows(embedding, channels * area + first, count)], 1)
+
+    def _rows(self, embedding: Tensor, first: int, count: int) -> Tensor:
+        """Some rows of `to_filters`: a 1x1 convolution is a matrix product, and faster as one."""
+        part = slice(first, first + count)
+        product = torch.matmul(self.to_filters.weight.flatten(1)[part], embedding.flatten(2))
+        return product.add_(self.to_filters.bias[part, None]).unflatten(2, embedding.shape[2:])
 
 
 class Reconstructor(nn.Module):

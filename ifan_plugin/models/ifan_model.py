@@ -76,6 +76,7 @@ class IFANModel(BaseModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.net_g = build_network(opt["network_g"]).to(self.device)
+        ifan_options.check_channels(self.net_g, opt)
         self.print_network(self.net_g)
         self._load("network_g", self.net_g)
         path = self.opt["path"].get("pretrain_network_g")
@@ -156,6 +157,8 @@ class IFANModel(BaseModel):
         """One optimiser over both networks, of any type in ``torch.optim``."""
         options = dict(self.opt["train"]["optim_g"])
         self.trained = [p for p in self.get_bare_model(self.step).parameters() if p.requires_grad]
+        if not self.trained:
+            raise UserError(f"network_g: {type(self.net_g).__name__} has no parameters to train; use basicsr test")
         self.optimizer_g = self.get_optimizer(options.pop("type"), self.trained, **options)
         self.optimizers.append(self.optimizer_g)
 

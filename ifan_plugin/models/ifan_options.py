@@ -105,11 +105,30 @@ def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
         inferred = checkpoints.from_official(content, **known, reblur=False, path=path).arch_kwargs
     elif isinstance(content.get("hyper_parameters"), dict):
         inferred = content["hyper_parameters"]
+        others = [key for key in inferred if key not in inspect.signature(IFAN).parameters]
+        if others:
+            raise UserError(f"{path}: isn't a checkpoint of IFAN: it records the hyper-parameter '{others[0]}'")
     else:
         params = read_params(path, options["path"].get("param_key_g", "params"), reblurring=False)
         inferred = checkpoints.infer_ifan_kwargs(params, given.get("taps", 3), path)
     checkpoints.check_kwargs(given, inferred, path)
     network.update(inferred | given)
+
+
+def check_channels(network: nn.Module, options: Mapping[str, Any]) -> None:
+    """Any network with `in_channels` must get as many as the data sets' views have.
+
+    Raises:
+        UserError: a data set whose views are stacked to another number.
+    """
+    channels = getattr(network, "in_channels", None)
+    for key, dataset in options["datasets"].items():
+        views = dataset.get("views", ["center"])
+        if channels is not None and dataset["type"] in _OURS and 3 * len(views) != channels:
+            raise UserError(
+                f"datasets: {key}: views: [{', '.join(views)}] give {3 * len(views)} channels, and network_g "
+                f"({type(network).__name__}) takes {channels}"
+            )
 
 
 def _build_on_meta(network_class: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
