@@ -206,6 +206,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ifan_plugin", "ifan_plugin.*"]),
+    package_data={"ifan_plugin.benchmark": ["page.html", "page.css", "page.js", "published.json"]},
     install_requires=[
         "basicsr==1.4.2",
         "torch>=2.6",

@@ -5,6 +5,7 @@ The authors' files are flat dicts with keys `module.Network.*` (and `module.rebl
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import re
@@ -108,7 +109,7 @@ def from_official(
     with torch.device("meta"):
         names = ReblurNet(1, 1, 1, res_units=_count_units(reblur_params, "trunk.1.units.") or 2).state_dict()
         _check_names(reblur_params, names, _REBLUR_PARTS, _REBLUR, path)
-        reblur_kwargs = {**_infer_reblur_kwargs(reblur_params, taps, path), "isotropic": isotropic}
+        reblur_kwargs = {**infer_reblur_kwargs(reblur_params, taps, path), "isotropic": isotropic}
         _check_shapes(reblur_params, ReblurNet(**reblur_kwargs).state_dict(), _REBLUR_PARTS, _REBLUR, path)
     return OfficialCheckpoint(arch_kwargs, params, reblur_params, reblur_kwargs)
 
@@ -161,6 +162,21 @@ def infer_ifan_kwargs(params: Mapping[str, Tensor], taps: int = 3, path: str | P
     }
 
 
+def infer_reblur_kwargs(params: Mapping[str, Tensor], taps: int, path: str | Path) -> dict[str, Any]:
+    """ReblurNet's hyper-parameters from the shapes of its parameters (our names), as :func:`infer_ifan_kwargs`."""
+    deep, filter_channels, *_ = _shape(params, "trunk.0.0.weight", path)
+    if deep % 4:
+        raise UserError(f"{path}: the reblurring network has {deep} channels, not a multiple of 4")
+    rows = _shape(params, "to_filters.weight", path)[0]
+    return {
+        "filter_channels": filter_channels,
+        "width": deep // 4,
+        "num_steps": _steps(rows, 3, taps, path),
+        "taps": taps,
+        "res_units": _count_units(params, "trunk.1.units."),
+    }
+
+
 def check_kwargs(given: Mapping[str, Any], inferred: Mapping[str, Any], path: str | Path) -> None:
     """Compare hyper-parameters asked for with those found in a checkpoint; keys in one only are passed over.
 
@@ -174,6 +190,9 @@ def check_kwargs(given: Mapping[str, Any], inferred: Mapping[str, Any], path: st
 
 def load_file(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint (torch.save's, or .safetensors) to the CPU, without running code from it.
+
+    Of a safetensors file whose metadata has hyper-parameters, as `basicsr convert` writes it, comes what our own
+    checkpoints hold: `{"params": …, "hyper_parameters": …}`.
 
     Raises:
         UserError: no such file, not readable, cut short, no checkpoint at all, or a pickle that names a
@@ -210,12 +229,15 @@ def _load_pickle(path: Path) -> Any:
         ) from error
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(path: Path) -> dict[str, Any]:
     try:
-        from safetensors.torch import load_file as load
+        from safetensors import safe_open
     except ImportError as error:
         raise UserError(f"{path}: reading it needs the package safetensors") from error
-    return load(path, device="cpu")
+    with safe_open(path, framework="pt", device="cpu") as file:
+        params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it isn't a mapping)
+        said = (file.metadata() or {}).get("hyper_parameters")
+    return params if said is None else {"params": params, "hyper_parameters": json.loads(said)}
 
 
 def _bare(key: str) -> str:
@@ -278,20 +300,6 @@ def _check_shapes(
             raise UserError(
                 f"{path}: {_official(key, parts, prefix)} is {list(tensor.shape)}, expected {list(expected[key].shape)}"
             )
-
-
-def _infer_reblur_kwargs(params: Mapping[str, Tensor], taps: int, path: str | Path) -> dict[str, Any]:
-    deep, filter_channels, *_ = _shape(params, "trunk.0.0.weight", path)
-    if deep % 4:
-        raise UserError(f"{path}: the reblurring network has {deep} channels, not a multiple of 4")
-    rows = _shape(params, "to_filters.weight", path)[0]
-    return {
-        "filter_channels": filter_channels,
-        "width": deep // 4,
-        "num_steps": _steps(rows, 3, taps, path),
-        "taps": taps,
-        "res_units": _count_units(params, "trunk.1.units."),
-    }
 
 
 def _shape(params: Mapping[str, Tensor], key: str, path: str | Path) -> torch.Size:

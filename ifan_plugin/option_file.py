@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def override(options: dict[str, Any], entries: list[str]) -> None:
+def override(options: dict[str, Any], entries: list[str], known: Iterable[str] = TOP_KEYS) -> None:
     """Apply ``--force_yml`` entries ``a:b=c`` in place. Values are read as safe YAML; nothing is executed.
 
-    The last key may be new, the ones before it not; a number picks an item of a list.
+    The last key may be new, the ones before it not; a number picks an item of a list. ``known``: keys that may be
+    new at the top.
 
     Raises:
         UserError: an entry of another form, or a path that isn't in the options.
@@ -105,8 +106,8 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
                 raise UserError(f"{where}: '{':'.join(names[:depth])}' has no keys")
             elif not last and name not in place:
                 raise UserError(f"{where}: no key '{name}'; {nearest(name, place)}")
-            elif last and name not in place and depth == 0 and name not in TOP_KEYS:
-                raise UserError(f"{where}: unknown key '{name}'; {nearest(name, {*TOP_KEYS, *place})}")
+            elif last and name not in place and depth == 0 and name not in known:
+                raise UserError(f"{where}: unknown key '{name}'; {nearest(name, {*known, *place})}")
             if last:
                 place[name] = value
             elif place[name] is None:

@@ -230,6 +230,19 @@ def test_load_file(tmp_path: Path) -> None:
         assert all(torch.equal(loaded[key], value) for key, value in params.items())
 
 
+def test_safetensors_with_hyper_parameters_are_like_our_own_files(tmp_path: Path) -> None:
+    path, params = tmp_path / "a.safetensors", {"a": torch.arange(3.0)}
+    save_file(params, path, metadata={"hyper_parameters": '{"width": 4, "isotropic": true}'})
+    loaded = load_file(path)
+    assert loaded.keys() == {"params", "hyper_parameters"}
+    assert loaded["hyper_parameters"] == {"width": 4, "isotropic": True}
+    assert torch.equal(loaded["params"]["a"], params["a"])
+    save_file(params, path, metadata={"hyper_parameters": "{width: 4}"})
+    with pytest.raises(UserError, match="not a checkpoint, or cut short") as error:
+        load_file(path)
+    one_line(error)
+
+
 class Malicious:
     """Makes a file when it is unpickled."""
 

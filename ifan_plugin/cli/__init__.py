@@ -17,6 +17,8 @@ VERBS = {
     "lmdb": "make and check LMDBs of pictures, and look at them",
     "simulate": "make a dual-pixel data set from sharp pictures and depth",
     "dataset": "show what the network eats: a contact sheet of a data set's samples",
+    "benchmark": "measure models on test sets: quality, operations, time, memory; one report",
+    "convert": "turn IFAN's checkpoints into safetensors, or to and from the authors' keys",
     "doctor": "show versions, devices, operator backends and hosts found",
 }
 """Verb -> what it does; ``ifan_plugin.cli.<verb>`` has ``main(argv) -> exit status``."""

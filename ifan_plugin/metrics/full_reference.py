@@ -1,4 +1,4 @@
-"""PSNR, SSIM, MAE and LPIPS on floats, as IFAN's paper evaluates (the `ifan` protocol).
+"""PSNR, SSIM, MAE and LPIPS on floats, as IFAN's paper evaluates (the `ifan` protocol), on the pictures' own device.
 
 The result is clipped to [0, 1] and not quantised; all RGB values count; a data set's figure is the mean of its
 pictures' figures. The host's own ``calculate_psnr`` and ``calculate_ssim`` round to 8 bits first, and its SSIM has an
@@ -17,8 +17,12 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
+from torch.nn import functional
 
 Picture = np.ndarray | Tensor
+
+_WINDOW = 7  # scikit-image's default; K1 = 0.01 and K2 = 0.03 are, too
+_C1, _C2 = 0.01**2, 0.03**2
 
 
 class MetricUnavailableError(RuntimeError):
@@ -38,7 +42,7 @@ def psnr(img: Picture, img2: Picture, crop_border: int = 0, **_: Any) -> float:
         ValueError: shapes or types that don't fit.
     """
     restored, sharp = _pair(img, img2, crop_border)
-    error = float(np.mean((restored - sharp) ** 2))
+    error = float((restored - sharp).square().mean())
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
@@ -46,15 +50,34 @@ def ssim(img: Picture, img2: Picture, crop_border: int = 0, **_: Any) -> float:
     """Structural similarity as scikit-image computes it by default: 7x7 uniform window, sample covariance, mean over
     the channels, data range 1. Arguments as in :func:`psnr`; pictures must be 7x7 at least."""
     restored, sharp = _pair(img, img2, crop_border)
-    if min(sharp.shape[:2]) < 7:
-        raise ValueError(f"ssim needs pictures of at least 7x7 pixels, not {sharp.shape[1]}x{sharp.shape[0]}")
-    return float(structural_similarity(restored, sharp, channel_axis=2, data_range=1.0))
+    height, width = sharp.shape[1:]
+    if min(height, width) < _WINDOW:
+        raise ValueError(f"ssim needs pictures of at least 7x7 pixels, not {width}x{height}")
+    if sharp.device.type == "cpu":  # the reference itself, which is as fast there
+        return float(structural_similarity(restored.numpy(), sharp.numpy(), channel_axis=0, data_range=1.0))
+    return pooled_ssim(restored, sharp)
+
+
+def pooled_ssim(restored: Tensor, sharp: Tensor) -> float:
+    """What :func:`ssim` computes where the pictures aren't in the CPU's memory: the window's means as an average
+    pooling. It equals scikit-image, which leaves out the border of 3 pixels where the window would stick out, to 1e-6.
+
+    Args:
+        restored, sharp: float64 [C, H, W] in [0, 1], H and W 7 at least, on one device.
+    """
+    maps = torch.stack([restored, sharp, restored * restored, sharp * sharp, restored * sharp])
+    mean_r, mean_s, square_r, square_s, product = functional.avg_pool2d(maps, _WINDOW, stride=1)
+    sample = _WINDOW**2 / (_WINDOW**2 - 1)  # sample covariance: divided by the number of pixels less one
+    covariance = sample * (product - mean_r * mean_s)
+    variances = sample * (square_r - mean_r.square() + square_s - mean_s.square())
+    luminance = (2 * mean_r * mean_s + _C1) / (mean_r.square() + mean_s.square() + _C1)
+    return float((luminance * (2 * covariance + _C2) / (variances + _C2)).mean())
 
 
 def mae(img: Picture, img2: Picture, crop_border: int = 0, **_: Any) -> float:
     """Mean absolute error over all RGB values, in [0, 1]. Arguments as in :func:`psnr`."""
     restored, sharp = _pair(img, img2, crop_border)
-    return float(np.mean(np.abs(restored - sharp)))
+    return float((restored - sharp).abs().mean())
 
 
 def lpips(img: Picture, img2: Picture, crop_border: int = 0, net: str = "alex", **_: Any) -> float:
@@ -72,9 +95,7 @@ def lpips(img: Picture, img2: Picture, crop_border: int = 0, net: str = "alex", 
             raise ValueError("lpips takes RGB floats in [0, 1], not integers")
     device = img.device if isinstance(img, Tensor) else torch.device("cpu")
     network = _lpips_network(net, str(device))
-    restored, sharp = (
-        torch.from_numpy(p.transpose(2, 0, 1)).float()[None].to(device) * 2 - 1 for p in _pair(img, img2, crop_border)
-    )
+    restored, sharp = (picture.float()[None].to(device) * 2 - 1 for picture in _pair(img, img2, crop_border))
     with torch.no_grad():
         return float(network(restored, sharp))
 
@@ -92,27 +113,41 @@ def _lpips_network(net: str, device: str) -> torch.nn.Module:
         raise MetricUnavailableError(f"lpips: the weights of its backbone '{net}' can't be had: {error}") from None
 
 
-def _pair(img: Picture, img2: Picture, crop_border: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both pictures as float64 [H, W, 3] in [0, 1]."""
-    restored, sharp = _as_array(img), _as_array(img2)
+def _pair(img: Picture, img2: Picture, crop_border: int) -> tuple[Tensor, Tensor]:
+    """Both pictures as float64 [3, H, W] in [0, 1], on the first one's device where that computes in float64."""
+    restored, sharp = _as_tensor(img), _as_tensor(img2)
     if restored.shape != sharp.shape:
-        raise ValueError(f"pictures of unequal shapes: {restored.shape} and {sharp.shape} (height, width, channels)")
+        shapes = " and ".join(f"({h}, {w}, {channels})" for channels, h, w in (restored.shape, sharp.shape))
+        raise ValueError(f"pictures of unequal shapes: {shapes} (height, width, channels)")
     if crop_border:
         inner = slice(crop_border, -crop_border)
-        restored, sharp = restored[inner, inner], sharp[inner, inner]
-    if restored.size == 0:
+        restored, sharp = restored[:, inner, inner], sharp[:, inner, inner]
+    if restored.numel() == 0:
         raise ValueError("pictures without pixels")
-    return restored.clip(0, 1), sharp.clip(0, 1)
+    device = "cpu" if restored.device.type == "mps" else restored.device  # MPS has no float64
+    return tuple(p.to(device).double().clamp(0, 1) for p in (restored, sharp))
+
+
+def _as_tensor(picture: Picture) -> Tensor:
+    """[3, H, W], floating, on the picture's own device."""
+    if isinstance(picture, Tensor):
+        return _as_planes(picture)
+    return torch.from_numpy(np.ascontiguousarray(_as_array(picture).transpose(2, 0, 1)))
+
+
+def _as_planes(picture: Tensor) -> Tensor:
+    tensor = picture.detach()
+    if tensor.dim() == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.dim() != 3 or not tensor.is_floating_point():
+        raise ValueError(f"a tensor must be float [3, H, W] or [1, 3, H, W], not {list(picture.shape)}")
+    return tensor
 
 
 def _as_array(picture: Picture) -> np.ndarray:
+    """float64 [H, W, 3]; integers divided by their type's largest value."""
     if isinstance(picture, Tensor):
-        tensor = picture.detach()
-        if tensor.dim() == 4 and tensor.shape[0] == 1:
-            tensor = tensor[0]
-        if tensor.dim() != 3 or not tensor.is_floating_point():
-            raise ValueError(f"a tensor must be float [3, H, W] or [1, 3, H, W], not {list(picture.shape)}")
-        return tensor.permute(1, 2, 0).cpu().double().numpy()
+        return _as_planes(picture).permute(1, 2, 0).cpu().double().numpy()
     if picture.ndim != 3:
         raise ValueError(f"an array must be [H, W, 3], not {list(picture.shape)}")
     if picture.dtype.kind == "u":

@@ -13,7 +13,8 @@ from ifan_plugin import checkpoints
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.models import evaluation_options
+from ifan_plugin.options import Option, check_call, check_mapping
 
 _OURS = ("DualPixelDataset", "SimulatedDualPixelDataset")  # data sets that stack ``views``
 
@@ -49,6 +50,7 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
         _fill_from_checkpoint(options, where)
         _build_on_meta(IFAN, network, f"{where}: network_g")
     _check_views(options, where, network if is_ifan else None)
+    evaluation_options.check(options, where)
     if not is_train:
         options.pop("network_r", None)  # training alone has it; a training file may be tested as it is
         return
@@ -107,7 +109,8 @@ def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
         inferred = content["hyper_parameters"]
         others = [key for key in inferred if key not in inspect.signature(IFAN).parameters]
         if others:
-            raise UserError(f"{path}: isn't a checkpoint of IFAN: it records the hyper-parameter '{others[0]}'")
+            raise UserError(f"{path}: hyper_parameters: unknown key '{others[0]}': this isn't a checkpoint of IFAN")
+        check_call(IFAN, inferred, f"{path}: hyper_parameters")
     else:
         params = read_params(path, options["path"].get("param_key_g", "params"), reblurring=False)
         inferred = checkpoints.infer_ifan_kwargs(params, given.get("taps", 3), path)

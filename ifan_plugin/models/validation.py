@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import json
 import logging
 import math
 from pathlib import Path
@@ -17,7 +15,10 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ifan_plugin.data.image_io import write_image
+from ifan_plugin.data.labels import read_labels
 from ifan_plugin.metrics import MetricUnavailableError
+from ifan_plugin.metrics.protocols import BETTER, CUSTOM, NO_REFERENCE, PROTOCOLS, Protocol
+from ifan_plugin.models import figures
 from ifan_plugin.options import Option
 from ifan_plugin.visual import colour_disparity, contact_sheet, to_8bit
 
@@ -25,14 +26,20 @@ VAL_OPTIONS = {
     "save_disparity": Option(bool, False),
     "baseline": Option(bool, False),
     "contact_sheet": Option(int, 0, minimum=0),
+    "protocol": Option(str, None, choices=tuple(PROTOCOLS)),
+    "labels": Option((str, dict), None),
 }
 """What IFANModel reads from ``val`` beside the host's keys.
 
 ``save_disparity``: write the disparity map (colours, and numbers as ``.npy``) beside each restored picture.
 ``baseline``: measure the blurred input too, and log both. ``contact_sheet``: write a sheet of so many scenes.
+``protocol``: one of :data:`ifan_plugin.metrics.protocols.PROTOCOLS`, kept to in all: what data sets leave open it sets,
+and what contradicts it is refused; ``metrics`` then defaults to psnr, ssim and mae. Without it the figures are those of
+``ifan``, or called ``custom`` where a data set or metric isn't. ``labels``: a file of scenes and their labels
+(:func:`ifan_plugin.data.labels.read_labels`), whose groups get means of their own; with several data sets with ground
+truth a mapping of data set name to file.
 """
 
-METRIC_FORMAT = {"psnr": ".3f"}
 logger = logging.getLogger("basicsr")
 
 
@@ -52,14 +59,18 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
     rank, world_size = opt["rank"], opt["world_size"]
     name = dataset.opt["name"]
     indices = range(rank, len(dataset), world_size)
+    protocol = _protocol(model, name)
+    labels = _labels(options, name)
     bar = tqdm(total=len(indices), unit="picture", desc=name, disable=rank != 0 or not options.get("pbar", True))
     records, unavailable = [], {}
     for index in indices:
         data = default_collate([dataset[index]])
-        model.feed_data(data)
+        model.feed_data(_prepared(data, PROTOCOLS.get(protocol)))
         model.test()
         record = {"index": index, "image": data["key"][0] if "key" in data else Path(data["lq_path"][0]).stem}
-        record |= _measure(model, dataset, options, unavailable)
+        if record["image"] in labels:
+            record["label"] = labels[record["image"]]
+        record |= _measure(model, dataset, options, unavailable, PROTOCOLS.get(protocol))
         if index == 0 and getattr(model, "gt", None) is None:  # rank 0 has it
             logger.info(_without_ground_truth(name, options.get("metrics") or {}))
         if save_img:
@@ -77,7 +88,21 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
     if rank == 0:
         for metric, reason in unavailable.items():
             logger.warning(f"{name}: '{metric}' is left out: {reason}")
-        _report(model, name, records, current_iter, tb_logger)
+        _report(model, dataset, protocol, records, current_iter, tb_logger)
+
+
+def _labels(options: dict[str, Any], name: str) -> dict[str, str]:
+    """Scene -> label of a data set; checked when the option file was."""
+    path = (options.get("labels") or {}).get(name)
+    return {} if path is None else read_labels(path)
+
+
+def _prepared(data: dict[str, Any], protocol: Protocol | None) -> dict[str, Any]:
+    """A sample cropped or resized as the protocol says; it says nothing of samples that aren't compared."""
+    if protocol is None or "gt" not in data:
+        return data
+    pictures = {role: data[role] for role in ("lq", "gt", "left", "right") if role in data}
+    return data | {role: protocol.prepared(picture) for role, picture in pictures.items()}
 
 
 def _without_ground_truth(name: str, metrics: dict[str, Any]) -> str:
@@ -89,7 +114,9 @@ def _without_ground_truth(name: str, metrics: dict[str, Any]) -> str:
     return f"{name}: no ground truth: {what} only{ends}."
 
 
-def _measure(model: Any, dataset: Any, options: dict[str, Any], unavailable: dict[str, str]) -> dict[str, Any]:
+def _measure(
+    model: Any, dataset: Any, options: dict[str, Any], unavailable: dict[str, str], protocol: Protocol | None = None
+) -> dict[str, Any]:
     """Metrics of the current picture, restored and (``baseline``) blurred. Empty without ground truth."""
     from basicsr.metrics import calculate_metric
 
@@ -101,12 +128,18 @@ def _measure(model: Any, dataset: Any, options: dict[str, Any], unavailable: dic
         compared["blurred"] = blurred
     for metric, description in (options.get("metrics") or {}).items():
         arguments = {key: value for key, value in description.items() if key != "better"}
-        if metric in unavailable or (sharp is None and _needs_sharp(arguments["type"])):
+        compares = _needs_sharp(arguments["type"])
+        if metric in unavailable or (sharp is None and compares):
             continue
         try:
             for which, picture in compared.items():
+                if protocol is not None and compares:
+                    kind = arguments["type"].removeprefix("calculate_")
+                    border = arguments.get("crop_border", 0)
+                    measured[which][metric] = protocol.metrics(picture, sharp, (kind,), border)[kind]
+                    continue
                 pictures = {"img": _host_form(picture, arguments)}
-                if sharp is not None and _needs_sharp(arguments["type"]):
+                if compares:
                     pictures["img2"] = _host_form(sharp, arguments)
                 measured[which][metric] = float(calculate_metric(pictures, arguments))
         except MetricUnavailableError as error:
@@ -188,38 +221,42 @@ def _sheet_row(model: Any, dataset: Any, record: dict[str, Any]) -> list[tuple[s
     return row
 
 
-def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: int | str, tb_logger: Any) -> None:
+def _report(
+    model: Any, dataset: Any, protocol: str, records: list[dict[str, Any]], current_iter: int | str, tb_logger: Any
+) -> None:
     """Means to the log and TensorBoard; when testing also files beside the log."""
-    opt = model.opt
-    means = {which: _means([r[which] for r in records]) for which in ("restored", "blurred")}
+    opt, name = model.opt, dataset.opt["name"]
+    means = figures.means_of(records)
+    if not _compared(model, means):
+        protocol = NO_REFERENCE
     if not means["restored"]:
         why = "none of the metrics asked for" if opt["val"].get("metrics") else "no metrics are asked for"
         logger.info(f"Validation {name}: {len(records)} pictures; {why}.")
     else:
         if opt["is_train"]:
             _add_best_records(model, name)
-        kind = "float metrics of RGB in [0, 1]" if _compared(model, means) else "no-reference metrics"
-        lines = [f"Validation {name}: mean of {len(records)} pictures, {kind}"]
+        lines = [f"Validation {name}: mean of {len(records)} pictures, {_kind(protocol)}"]
         for metric, value in means["restored"].items():
-            shown = METRIC_FORMAT.get(metric, ".4f")
-            line = f"\t # {metric}: {value:{shown}}"
+            line = f"\t # {metric}: {figures.shown(metric, value)}"
             if metric in means["blurred"]:
                 before = means["blurred"][metric]
-                line += f"\tblurred input: {before:{shown}}\tgain: {value - before:+{shown}}"
+                gain = figures.shown(metric, value - before, "+")
+                line += f"\tblurred input: {figures.shown(metric, before)}\tgain: {gain}"
             if opt["is_train"]:
                 model._update_best_metric_result(name, metric, value, current_iter)
                 best = model.best_metric_results[name][metric]
-                line += f"\tbest: {best['val']:{shown}} @ {best['iter']} iter"
+                line += f"\tbest: {figures.shown(metric, best['val'])} @ {best['iter']} iter"
             lines.append(line)
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{name}/{metric}", value, current_iter)
-        if not opt["is_train"]:
-            lines += _table(records, means)
+        if opt["is_train"]:
+            lines += _group_lines(records)
+        else:
+            lines += figures.table(records, means)
         logger.info("\n".join(lines))
     folder = Path(opt["path"]["visualization"]) / name if opt["is_train"] else Path(opt["path"]["results_root"]) / name
     if not opt["is_train"] and means["restored"]:
-        protocol = _protocol(model, name) if _compared(model, means) else "no-reference"
-        _write_tables(folder, name, protocol, records, means)
+        figures.write_tables(folder, name, protocol, _facts(dataset), records, means)
     rows = [r["pictures"] for r in records if "pictures" in r]
     if rows:
         path = folder / f"contact_sheet{f'_{current_iter}' if opt['is_train'] else ''}.png"
@@ -230,70 +267,51 @@ def _report(model: Any, name: str, records: list[dict[str, Any]], current_iter: 
             tb_logger.add_image(f"pictures/{name}", sheet, current_iter, dataformats="HWC")
 
 
+def _kind(protocol: str) -> str:
+    """What the figures of a data set are, for the log."""
+    if protocol == NO_REFERENCE:
+        return "no-reference metrics"
+    what = PROTOCOLS[protocol].compared if protocol in PROTOCOLS else "not comparable with published figures"
+    return f"protocol {protocol} ({what})"
+
+
+def _group_lines(records: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for label, group in figures.groups_of(records).items():
+        values = ", ".join(f"{metric} {figures.shown(metric, value)}" for metric, value in group["restored"].items())
+        lines.append(f"\t   {group['count']} {label}: {values}")
+    return lines
+
+
+def _facts(dataset: Any) -> dict[str, Any]:
+    """How the pictures were read, as far as the data set's options say."""
+    defaults = {key: option.default for key, option in getattr(dataset, "OPTIONS", {}).items()}
+    options = defaults | dict(dataset.opt)
+    known = ("type", "layout", "split", "views", "bit_depth", "crop_multiple", "max_images")
+    return {"data": {key: options[key] for key in known if options.get(key) is not None}}
+
+
 def _compared(model: Any, means: dict[str, dict[str, float]]) -> bool:
     """Whether any of the figures compares with the sharp pictures."""
     metrics = model.opt["val"].get("metrics") or {}
     return any(_needs_sharp(metrics[metric]["type"]) for metric in means["restored"])
 
 
-def _table(records: list[dict[str, Any]], means: dict[str, dict[str, float]]) -> list[str]:
-    """A line a picture and one for the mean; ``blurred -> restored`` where the blurred input was measured too."""
-    width = max(len(record["image"]) for record in records)
-    lines = [f"\t   {'picture':<{width}}  " + "  ".join(f"{metric:>20}" for metric in means["restored"])]
-    for record in [*records, {"image": "mean", **means}]:
-        cells = []
-        for metric in means["restored"]:
-            shown = METRIC_FORMAT.get(metric, ".4f")
-            values = [format(record[w][metric], shown) for w in ("blurred", "restored") if metric in record[w]]
-            cells.append(f"{' -> '.join(values):>20}")
-        lines.append(f"\t   {record['image']:<{width}}  " + "  ".join(cells))
-    return lines
-
-
-def _means(values: list[dict[str, float]]) -> dict[str, float]:
-    names = {name: None for each in values for name in each}
-    return {
-        name: math.fsum(v[name] for v in values if name in v) / len([v for v in values if name in v]) for name in names
-    }
-
-
-def _write_tables(
-    folder: Path, name: str, protocol: str, records: list[dict[str, Any]], means: dict[str, dict[str, float]]
-) -> None:
-    """``metrics.csv``, a line a picture, and ``metrics.json``, which also has the means and the protocol's name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = [f"{which}_{metric}" for which in ("blurred", "restored") for metric in means[which]]
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *columns])
-        for record in records:
-            flat = {f"{which}_{metric}": v for which in ("blurred", "restored") for metric, v in record[which].items()}
-            writer.writerow([record["image"], *(flat.get(column, "") for column in columns)])
-    images = [{key: record[key] for key in ("image", "blurred", "restored")} for record in records]
-    content = {"dataset": name, "protocol": protocol, "mean": means, "images": images}
-    text = json.dumps(_without_infinity(content), indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity (the PSNR of equal pictures): null stands for it."""
-    if isinstance(value, dict):
-        return {key: _without_infinity(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_without_infinity(member) for member in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _protocol(model: Any, name: str) -> str:
-    """``ifan`` where every figure is of the paper's kind, else ``custom``: not comparable with the papers' figures.
+    """The protocol that the option file names; else ``ifan`` where every figure is of that kind, and ``custom`` where
+    one isn't: not comparable with the papers' figures.
 
     (Without ground truth it is ``no-reference``.)
     """
+    named = model.opt["val"].get("protocol")
+    if named is not None:
+        return named
     metrics = (model.opt["val"].get("metrics") or {}).values()
     data = next(d for d in model.opt["datasets"].values() if d["name"] == name)
     compared = [m for m in metrics if _needs_sharp(m["type"])]
-    ours = all(m["type"] in ("psnr", "ssim", "mae", "lpips") and not m.get("crop_border") for m in compared)
-    return "ifan" if ours and data["type"] == "DualPixelDataset" and data.get("crop_multiple", 8) == 8 else "custom"
+    ours = all(m["type"] in BETTER and not m.get("crop_border") and m.get("net", "alex") == "alex" for m in compared)
+    fits = data["type"] == "DualPixelDataset" and data.get("crop_multiple", 8) == 8
+    return "ifan" if ours and fits else CUSTOM
 
 
 def _add_best_records(model: Any, name: str) -> None:

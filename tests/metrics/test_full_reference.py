@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ifan_plugin.metrics import MetricUnavailableError, full_reference, lpips, mae, psnr, ssim
@@ -83,6 +84,40 @@ def test_wrong_arguments(restored, sharp, message):
 def test_ssim_needs_its_window():
     with pytest.raises(ValueError, match="at least 7x7 pixels, not 9x6"):
         ssim(np.zeros((6, 9, 3)), np.zeros((6, 9, 3)))
+
+
+def ssim_cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    photo = data.astronaut()[:96, 180:300] / 255.0
+    noise = {
+        f"noise {h}x{w}": (rng.random((h, w, 3)), rng.random((h, w, 3))) for h, w in ((7, 7), (7, 9), (8, 40), (33, 21))
+    }
+    return noise | {
+        "photo": (np.clip(photo + 0.05 * rng.standard_normal(photo.shape), 0, 1), photo),
+        "dark photo": (photo * 1e-3, photo * 1.1e-3),
+        "equal": (photo, photo),
+        "flat": (np.full((12, 10, 3), 0.7), np.full((12, 10, 3), 0.2)),
+        "black and white": (np.zeros((9, 9, 3)), np.ones((9, 9, 3))),
+        "one pixel": (np.pad(np.ones((1, 1, 3)), ((8, 8), (8, 8), (0, 0))), np.zeros((17, 17, 3))),
+    }
+
+
+@pytest.mark.parametrize("case", ssim_cases())
+def test_ssim_as_a_pooling_is_scikit_images(case):
+    """What runs on a GPU, in the CPU's float64."""
+    restored, sharp = ssim_cases()[case]
+    expected = structural_similarity(restored, sharp, channel_axis=2, data_range=1)
+    found = full_reference.pooled_ssim(as_tensor(restored)[0], as_tensor(sharp)[0])
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert ssim(as_tensor(restored), as_tensor(sharp)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu():
+    for case, (restored, sharp) in ssim_cases().items():
+        on_gpu = [as_tensor(picture).cuda() for picture in (restored, sharp)]
+        for metric in (psnr, ssim, mae):
+            assert metric(*on_gpu) == pytest.approx(metric(restored, sharp), abs=1e-6), (case, metric)
 
 
 def test_lpips_refuses_integers():

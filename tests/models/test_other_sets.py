@@ -108,7 +108,8 @@ def test_odd_sizes_are_cropped_by_the_protocol_or_kept(tested):
         np.testing.assert_array_equal(saved(folder, "odd_whole", f"o{number}"), whole)
     assert json.loads((folder / "results/kinds/odd/metrics.json").read_text())["protocol"] == "ifan"
     assert json.loads((folder / "results/kinds/odd_whole/metrics.json").read_text())["protocol"] == "custom"
-    assert "Validation odd: mean of 2 pictures, float metrics" in log
+    assert "Validation odd: mean of 2 pictures, protocol ifan (RGB floats in [0, 1], not quantised)" in log
+    assert "Validation odd_whole: mean of 2 pictures, protocol custom (not comparable" in log
 
 
 def test_portrait_pictures_are_turned_back(tested):
@@ -130,7 +131,7 @@ def test_without_ground_truth_one_line_says_so_and_no_reference_metrics_remain(t
     assert set(table["mean"]["restored"]) == {"niqe", "sharpness"}
     assert table["mean"]["restored"] == table["mean"]["blurred"], "the network changes nothing"
     with (folder / "results/kinds/flat/metrics.csv").open() as file:
-        assert set(next(csv.DictReader(file))) == {"image"} | {
+        assert set(next(csv.DictReader(file))) == {"image", "protocol"} | {
             f"{which}_{metric}" for which in ("blurred", "restored") for metric in ("niqe", "sharpness")
         }
     assert "Validation flat: mean of 1 pictures, no-reference metrics" in log

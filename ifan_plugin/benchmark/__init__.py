@@ -1,0 +1,1 @@
+"""``basicsr benchmark``: models x test sets -> one report."""

@@ -1,0 +1,215 @@
+"""Run a benchmark's cells: each once, each on its own, so that one that fails leaves the others alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ifan_plugin.benchmark import models, quality
+from ifan_plugin.benchmark.cells import CellStore, dataset_stamp
+from ifan_plugin.benchmark.options import Benchmark, Model
+from ifan_plugin.benchmark.profile_process import profile_model
+from ifan_plugin.errors import UserError
+from ifan_plugin.metrics.protocols import protocol_named
+from ifan_plugin.options import nearest
+
+Cell = dict[str, Any]
+
+
+def run(benchmark: Benchmark, out: Path, only: Sequence[Model], overwrite: bool = False) -> dict[str, Any]:
+    """Run the cells that aren't finished.
+
+    Args:
+        benchmark: checked options.
+        out: folder of the results; ``cells`` in it holds a file a cell.
+        only: the models whose cells may run; of the others, finished cells are shown.
+        overwrite: run finished cells of these models again.
+
+    Returns:
+        ``quality`` (model name -> data set name -> cell), ``profile`` (model name -> cell), ``references`` (data set
+        name -> facts about its pictures), ``notes`` (lines), ``ran`` and ``reused`` (numbers of cells). A cell has
+        ``status`` (done, failed, not run), what was measured, and ``error`` (one line) where it failed.
+    """
+    return _Run(benchmark, out, only, overwrite).run()
+
+
+class _Run:
+    def __init__(self, benchmark: Benchmark, out: Path, only: Sequence[Model], overwrite: bool) -> None:
+        self.benchmark, self.only, self.overwrite = benchmark, list(only), overwrite
+        self.protocol = protocol_named(benchmark.protocol)
+        self.store = CellStore(out / "cells")
+        self.references: dict[str, Any] = {}
+        self.corners: dict[str, Any] = {}
+        self.stamps: dict[str, Any] = {}
+        self.keys: set[str] = set()
+        self.ran = self.reused = 0
+        self._built: tuple[Model, nn.Module | None] | None = None
+        self._unbuildable: dict[str, UserError] = {}
+
+    def run(self) -> dict[str, Any]:
+        benchmark = self.benchmark
+        found: dict[str, Any] = {"quality": {}, "profile": {}}
+        total = len(benchmark.models) * (len(benchmark.datasets) + (benchmark.profile is not None))
+        with tqdm(total=total, unit="cell", desc=benchmark.name, disable=None) as bar:
+            for options in benchmark.datasets:
+                self._prepare(options)
+            for model in benchmark.models:
+                found["quality"][model.name] = {}
+                for options in benchmark.datasets:
+                    bar.set_postfix_str(f"{model.name} on {options['name']}", refresh=True)
+                    cell = self._quality(model, options)
+                    found["quality"][model.name][options["name"]] = cell
+                    _tell(bar, f"{model.name} on {options['name']}", cell)
+                self._built = None
+                gc.collect()
+                torch.cuda.empty_cache()  # the profiling process needs the GPU's memory; without a GPU it does nothing
+                if benchmark.profile is not None and not model.is_blurred:
+                    bar.set_postfix_str(f"{model.name}: time and memory", refresh=True)
+                    found["profile"][model.name] = self._profile(model)
+                    _tell(bar, f"{model.name}: time and memory", found["profile"][model.name])
+                elif benchmark.profile is not None:
+                    bar.update()
+        more = {"references": self.references, "notes": self._notes(), "ran": self.ran, "reused": self.reused}
+        return found | more
+
+    def _prepare(self, options: dict[str, Any]) -> None:
+        """Open a test set once: its files' stamp, and the cut-outs of blurred and sharp pictures."""
+        name = options["name"]
+        try:
+            dataset = models.open_dataset(options, ("center",), self.protocol)
+            self.stamps[name] = dataset_stamp(dataset)
+            folder = self.store.pictures(f"pictures-{name}")
+            self.corners[name] = quality.write_references(dataset, self.protocol, self.benchmark.pictures, folder)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a test set is told in its cells
+            self.references[name] = {"error": _one_line(error), "traceback": _traceback(error)}
+            return
+        keys = quality.keys_of(dataset)
+        self.keys |= set(keys)
+        shown = {key: quality.picture_name(keys.index(key)) for key in self.corners[name]}
+        self.references[name] = {"pictures": len(dataset), "folder": folder.name, "shown": shown}
+
+    def _notes(self) -> list[str]:
+        """What was asked for and isn't there, though no cell fails of it."""
+        asked = self.benchmark.pictures.keys or ()
+        return [f"pictures: keys: no test set has '{k}'; {nearest(k, self.keys)}" for k in asked if k not in self.keys]
+
+    def _quality(self, model: Model, options: dict[str, Any]) -> Cell:
+        name = options["name"]
+        if "error" in self.references[name]:
+            return {"status": "failed", **self.references[name]}
+        key = self.store.quality_key(self.benchmark, model, options, self.stamps[name])
+
+        def measure() -> Cell:
+            benchmark = self.benchmark
+            net = self._network(model)
+            dataset = models.open_dataset(options, models.views_of(model, net), self.protocol)
+            folder = self.store.pictures(key)
+            cell = quality.measure_quality(
+                net, dataset, self.protocol, benchmark.metrics, self.corners[name], folder, benchmark.device,
+                f"{model.name} on {name}",
+            )  # fmt: skip
+            random = net is not None and models.has_random_weights(model, net)
+            parameters = 0 if net is None else sum(p.numel() for p in net.parameters())
+            return cell | {"random_weights": random, "parameters": parameters}
+
+        return self._cell(key, model, measure, {"model": model.name, "dataset": name})
+
+    def _profile(self, model: Model) -> Cell:
+        benchmark = self.benchmark
+        assert benchmark.profile is not None
+        key = self.store.profile_key(benchmark, model, machine())
+
+        def measure() -> Cell:
+            if model.name in self._unbuildable:  # a process of its own would find the same, only later
+                raise self._unbuildable[model.name]
+            return profile_model(model, benchmark.profile, benchmark.device, benchmark.seed, benchmark.plugins)
+
+        return self._cell(key, model, measure, {"model": model.name})
+
+    def _network(self, model: Model) -> nn.Module | None:
+        if self._built is None or self._built[0] is not model:
+            try:
+                net = None if model.is_blurred else models.build(model, self.benchmark.seed)
+            except UserError as error:
+                self._unbuildable[model.name] = error
+                raise
+            self._built = (model, None if net is None else net.to(self.benchmark.device))
+        return self._built[1]
+
+    def _cell(self, key: str, model: Model, measure: Callable[[], Cell], facts: Cell) -> Cell:
+        """A finished cell from its file, or a new one; a failure becomes a cell as well."""
+        may_run = model in self.only
+        done = None if self.overwrite and may_run else self.store.read(key)
+        if done is not None:
+            self.reused += 1
+            return done | {"key": key, "reused": True}
+        if not may_run:
+            return {"status": "not run", "error": "left out by --only"}
+        self.ran += 1
+        try:
+            cell = {"status": "done", **facts, **measure()}
+        except Exception as error:  # noqa: BLE001 - the others go on; the file keeps the traceback
+            cell = {"status": "failed", **facts, "error": _one_line(error), "traceback": _traceback(error)}
+        self.store.write(key, cell)
+        return cell | {"key": key}
+
+
+def _one_line(error: Exception) -> str:
+    """What a row says of its failure: a user's mistake as it is, a fault with its kind and its first line."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _traceback(error: Exception) -> str | None:
+    return None if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+
+
+def _tell(bar: tqdm, what: str, cell: Cell) -> None:
+    """A line for people who watch, above the bar."""
+    if cell["status"] != "done":
+        said = f"{cell['status']}: {cell['error']}"
+    elif "mean" in cell:
+        said = ", ".join(f"{metric} {value:.4f}" for metric, value in cell["mean"].items()) or "no metric"
+    else:
+        said = f"{cell['latency_s']:.3f} s"
+    bar.write(f"{what}: {said}{' (finished before)' if cell.get('reused') else ''}", file=sys.stderr)
+    bar.update()
+
+
+def machine() -> dict[str, Any]:
+    """What latency depends on: processor, cores in use, GPU, memory, and the versions of what computes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu,
+        "memory_bytes": _memory(), "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):  # other systems than Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.split(":", 1)[1].split())
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

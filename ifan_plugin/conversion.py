@@ -1,0 +1,250 @@
+"""IFAN's weights from one kind of file to another: the authors' keys, ours, and safetensors, bit for bit.
+
+Kinds of file:
+
+- ``ifan_plugin``: what training here saves, ``{"params": {name: tensor}, "hyper_parameters": {name: value}}``;
+- ``safetensors``: the same tensors under the same names, the hyper-parameters as JSON in the metadata;
+- ``official``: the IFAN authors' flat dict with keys ``module.Network.*`` (and ``module.reblurNet.*``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ifan_plugin import __version__, checkpoints
+from ifan_plugin.archs.ifan_arch import IFAN
+from ifan_plugin.archs.reblur_arch import ReblurNet
+from ifan_plugin.errors import UserError
+from ifan_plugin.files import save_atomically, written_aside
+from ifan_plugin.options import check_call
+
+SUFFIXES = {".pth": "ifan_plugin", ".pt": "ifan_plugin", ".pytorch": "official", ".safetensors": "safetensors"}
+"""Ending of a file -> the kind that is written there unless told."""
+
+FORMATS = ("ifan_plugin", "safetensors", "official")
+PARAM_KEYS = ("params", "params_ema")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One network's parameters as a file has them.
+
+    Args:
+        network: ``IFAN`` or ``ReblurNet``.
+        params: our names -> tensors.
+        hyper_parameters: what it is built with; without ``isotropic`` where nothing tells.
+        found: what the file is, in a few words.
+        beside: what else the file holds, and how to get it; empty where there is nothing.
+        official: whether the file has the authors' keys.
+    """
+
+    network: type[nn.Module]
+    params: dict[str, Tensor]
+    hyper_parameters: dict[str, Any]
+    found: str
+    beside: str = ""
+    official: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(tensor.numel() for tensor in self.params.values())
+
+    def described(self) -> str:
+        """Network, hyper-parameters, number and type of the parameters, in one line."""
+        given = {"isotropic": "not said in the file"} | self.hyper_parameters
+        known = [name for name in inspect.signature(self.network).parameters if name in given]
+        options = ", ".join(f"{name} {str(given[name]).lower()}" for name in known)
+        types = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in self.params.values()}))
+        return f"{self.network.__name__}: {options}; {self.count:,} parameters, {types}"
+
+
+def read_weights(
+    path: str | Path,
+    param_key: str = "params",
+    taps: int = 3,
+    isotropic: bool | None = None,
+    network: type[nn.Module] = IFAN,
+) -> Weights:
+    """The weights of an IFAN (or of a reblurring network) in a file of any kind, names and shapes checked.
+
+    Args:
+        path: the file; no code in it is run.
+        param_key: which of a file's sets of parameters, ``params`` or ``params_ema``.
+        taps, isotropic: what the shapes don't tell, where the file doesn't say. Files with the authors' keys are
+            isotropic unless told otherwise.
+        network: ``IFAN`` or ``ReblurNet``.
+
+    Raises:
+        UserError: no checkpoint, one of another network, without that ``param_key``, or one that says otherwise.
+    """
+    path = Path(path)
+    content = checkpoints.load_file(path)
+    if checkpoints.is_official(content):
+        return _official(content, path, param_key, taps, isotropic, network)
+    said = content.get("hyper_parameters")
+    said = dict(said) if isinstance(said, Mapping) else {}
+    params = _chosen(content, path, param_key)
+    _require_keys_of(network, params, path)
+    check_call(network, said, f"{path}: hyper_parameters", may_lack=True)
+    inferred = _inferred(network, params, said.get("taps", taps), path)
+    if not inferred.get("use_filters", True):  # what else it was built with made no difference
+        inferred = {key: value for key, value in inferred.items() if key == "width" or key not in said}
+    checkpoints.check_kwargs(said, inferred, path)
+    if isotropic is not None:
+        if said.get("isotropic", isotropic) != isotropic:
+            raise UserError(
+                f"{path}: isotropic is {said['isotropic']} in the checkpoint, but {isotropic} was asked for"
+            )
+        inferred["isotropic"] = isotropic
+    hyper_parameters = inferred | said
+    _require_fit(network, hyper_parameters, params, path)
+    sets = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
+    found = f"a file of ours, {param_key}" if sets else "parameters under our names"
+    other = [key for key in sets if key != param_key]
+    beside = f"it has {other[0]}, too (--param-key {other[0]})" if other else ""
+    return Weights(network, params, hyper_parameters, found, beside)
+
+
+def write_weights(
+    path: str | Path, kind: str, weights: Weights, reblurring: Weights | None = None, overwrite: bool = False
+) -> None:
+    """Write one network's weights aside, then rename: a reader never meets half a file.
+
+    Args:
+        path: the file; its folder must exist.
+        kind: one of :data:`FORMATS`. ``safetensors`` needs that ending, the others any but that.
+        weights: from :func:`read_weights`.
+        reblurring: a reblurring network's, which ``official`` puts into the same file.
+        overwrite: replace a file that is there.
+
+    Raises:
+        UserError: the file is there, its ending or folder isn't right, it can't be written, or (``official``) the
+            authors' network has no such parameters.
+    """
+    path = Path(path)
+    require_writable(path, kind, overwrite)
+    if kind == "official":
+        save_atomically(checkpoints.to_official(weights.params, reblurring.params if reblurring else None), path)
+    elif kind == "ifan_plugin":
+        save_atomically({"hyper_parameters": weights.hyper_parameters, "params": weights.params}, path)
+    else:
+        _write_safetensors(path, weights)
+
+
+def kind_of(path: str | Path) -> str:
+    """The kind of file that an ending stands for. Raises :class:`UserError` for others."""
+    suffix = Path(path).suffix
+    if suffix not in SUFFIXES:
+        valid = ", ".join(f"{known} ({kind})" for known, kind in SUFFIXES.items())
+        raise UserError(f"{path}: unknown ending '{suffix}'; valid: {valid}, or any other with --to")
+    return SUFFIXES[suffix]
+
+
+def require_writable(path: Path, kind: str, overwrite: bool) -> None:
+    """Raise :class:`UserError` where a file of that kind can't or mayn't be written; before the work."""
+    if (path.suffix == ".safetensors") != (kind == "safetensors"):
+        needs = "needs the ending .safetensors" if kind == "safetensors" else "can't have the ending .safetensors"
+        raise UserError(f"{path}: a file of kind {kind} {needs}, by which it is read again")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a file's name")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: folder not found")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: is there already; give another name, or add --overwrite")
+
+
+def _official(
+    content: Mapping[str, Any], path: Path, param_key: str, taps: int, isotropic: bool | None, network: type[nn.Module]
+) -> Weights:
+    if param_key != "params":
+        raise UserError(f"{path}: has the authors' keys, and no '{param_key}'; valid: --param-key params")
+    asked = True if isotropic is None else isotropic
+    # An inference file may lack parts of the reblurring network, which is only checked where it is asked for.
+    official = checkpoints.from_official(content, taps, asked, reblur=network is ReblurNet, path=path)
+    found = "a file with the IFAN authors' keys"
+    if network is IFAN:
+        both = any("reblurNet." in str(key) for key in content)
+        beside = "it has the reblurring network, too (--reblurring FILE)" if both else ""
+        return Weights(IFAN, official.params, official.arch_kwargs, found, beside, official=True)
+    if official.reblur_params is None:
+        raise UserError(f"{path}: has no reblurring network")
+    return Weights(ReblurNet, official.reblur_params, official.reblur_kwargs, found, official=True)
+
+
+def _chosen(content: Mapping[str, Any], path: Path, param_key: str) -> dict[str, Tensor]:
+    """One set of parameters out of a file of ours, or a bare one."""
+    sets = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
+    if sets and param_key not in sets:
+        raise UserError(f"{path}: has no '{param_key}'; valid: --param-key {' or '.join(sets)}")
+    if not sets and param_key != "params":
+        raise UserError(f"{path}: is a bare set of parameters, without '{param_key}'; valid: --param-key params")
+    params = content[param_key] if sets else content
+    for name, tensor in params.items():
+        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+            raise UserError(f"{path}: not a checkpoint of a network: '{name}' is a {type(tensor).__name__}")
+    if not params:
+        raise UserError(f"{path}: holds no parameters")
+    return {name.removeprefix("module."): tensor for name, tensor in params.items()}
+
+
+def _require_keys_of(network: type[nn.Module], params: Mapping[str, Tensor], path: Path) -> None:
+    """Say first that a file is another network's, before its hyper-parameters are looked at."""
+    key = "feature_extractor.level1.0.0.weight" if network is IFAN else "trunk.0.0.weight"
+    if key not in params:
+        raise UserError(f"{path}: no {network.__name__} checkpoint: missing key {key}")
+
+
+def _inferred(network: type[nn.Module], params: Mapping[str, Tensor], taps: int, path: Path) -> dict[str, Any]:
+    if network is IFAN:
+        return checkpoints.infer_ifan_kwargs(params, taps, path)
+    return checkpoints.infer_reblur_kwargs(params, taps, path)
+
+
+def _require_fit(
+    network: type[nn.Module], hyper_parameters: Mapping[str, Any], params: Mapping[str, Tensor], path: Path
+) -> None:
+    """Names and shapes must be exactly the network's."""
+    try:
+        with torch.device("meta"):
+            expected = network(**hyper_parameters).state_dict()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    for keys, what in ((params.keys() - expected, "unknown"), (expected.keys() - params, "missing")):
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+            raise UserError(f"{path}: no {network.__name__} checkpoint: {what} key {min(keys)}{more}")
+    for key, tensor in params.items():
+        if tensor.shape != expected[key].shape:
+            raise UserError(f"{path}: {key} is {list(tensor.shape)}, expected {list(expected[key].shape)}")
+
+
+def _write_safetensors(path: Path, weights: Weights) -> None:
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise UserError(f"{path}: writing it needs the package safetensors (pip install safetensors)") from error
+    # The format has no shared or strided tensors; copies are neither.
+    params = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.params.items()
+    }
+    metadata = {
+        "format": "pt",
+        "arch": weights.network.__name__,
+        "hyper_parameters": json.dumps(weights.hyper_parameters),
+        "written_by": f"ifan_plugin {__version__}",
+    }
+    data = save(params, metadata)
+    try:
+        with written_aside(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise UserError(f"{path}: couldn't be written: {error.strerror or error}") from error
