@@ -224,6 +224,10 @@ class LmdbPictures:
             info = LmdbInfo(**values)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: can't be understood: {error}; make the database again") from error
+        if any(type(getattr(info, name)) is not int for name in ("bit_depth", "count", "quarter_turns")):
+            raise UserError(
+                f"{path}: bit_depth, count and quarter_turns must be whole numbers; make the database again"
+            )
         if info.encoding not in ENCODINGS or info.bit_depth not in (8, 16):
             raise UserError(f"{path}: encoding {info.encoding}, {info.bit_depth} bits is not known to this version")
         if info.count != len(self.entries):
@@ -287,14 +291,18 @@ def _read_meta_info(folder: Path) -> list[Entry]:
     if not path.is_file() or not (folder / DATA).is_file():
         missing = META_INFO if not path.is_file() else DATA
         raise UserError(f"{folder}: not a whole LMDB, {missing} is missing; make it with 'basicsr lmdb create'")
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as a list of pictures: {error}; make the database again") from error
+    if lines == [""]:
+        raise UserError(f"{path}: lists no pictures")
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line.strip())
         if not match or match["channels"] != "3":
             raise UserError(f"{path}: line {number} is not 'key.png (height,width,3) compression'")
         entries.append(Entry(match["key"], int(match["height"]), int(match["width"])))
-    if not entries:
-        raise UserError(f"{path}: lists no pictures")
     if len({entry.key for entry in entries}) != len(entries):
         raise UserError(f"{path}: lists a key twice")
     return entries

@@ -229,7 +229,7 @@ def _only_run(out: Path) -> Iterator[None]:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = open(out / _LOCK, "w")  # noqa: SIM115 (closed below; not removed, which would be a race)
+        file = open(out / _LOCK, "a")  # noqa: SIM115 (closed below; not removed, which would be a race)
     except OSError as error:
         raise UserError(f"{out}: can't be written: {error.strerror or error}; give --out a writable folder") from error
     with file:

@@ -215,6 +215,10 @@ def test_lists_that_dont_fit_the_data(tmp_path):
     assert f"{path / 'info.json'}: can't be understood" in refusal(LmdbPictures, path)
     (path / "info.json").write_text('{"encoding": "jpeg2000"}')
     assert "jpeg2000" in refusal(LmdbPictures, path)
+    (path / "info.json").write_text('{"count": 4, "quarter_turns": "a"}')
+    assert "must be whole numbers" in refusal(LmdbPictures, path)
+    (path / "meta_info.txt").write_bytes(meta.encode("latin-1"))
+    assert f"{path / 'meta_info.txt'}: can't be read as a list" in refusal(LmdbPictures, path)
 
 
 def test_png_of_another_size_or_damaged(tmp_path):
