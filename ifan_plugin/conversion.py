@@ -38,6 +38,7 @@ class Weights:
     """One network's parameters as a file has them.
 
     Args:
+        path: the file; error messages name it.
         network: ``IFAN`` or ``ReblurNet``.
         params: our names -> tensors.
         hyper_parameters: what it is built with; without ``isotropic`` where nothing tells.
@@ -46,6 +47,7 @@ class Weights:
         official: whether the file has the authors' keys.
     """
 
+    path: Path
     network: type[nn.Module]
     params: dict[str, Tensor]
     hyper_parameters: dict[str, Any]
@@ -111,7 +113,7 @@ def read_weights(
     found = f"a file of ours, {param_key}" if sets else "parameters under our names"
     other = [key for key in sets if key != param_key]
     beside = f"it has {other[0]}, too (--param-key {other[0]})" if other else ""
-    return Weights(network, params, hyper_parameters, found, beside)
+    return Weights(path, network, params, hyper_parameters, found, beside)
 
 
 def write_weights(
@@ -128,16 +130,44 @@ def write_weights(
 
     Raises:
         UserError: the file is there, its ending or folder isn't right, it can't be written, or (``official``) the
-            authors' network has no such parameters.
+            authors have no such network, or the reblurring network is another one's.
     """
     path = Path(path)
     require_writable(path, kind, overwrite)
     if kind == "official":
-        save_atomically(checkpoints.to_official(weights.params, reblurring.params if reblurring else None), path)
+        save_atomically(_to_official(path, weights, reblurring), path)
     elif kind == "ifan_plugin":
         save_atomically({"hyper_parameters": weights.hyper_parameters, "params": weights.params}, path)
     else:
         _write_safetensors(path, weights)
+
+
+def require_official(weights: Weights) -> None:
+    """Raise :class:`UserError` where the authors have no such IFAN: their keys and shapes couldn't tell it."""
+    for option, needed in (("use_filters", True), ("filter_type", "iac"), ("use_disparity", True)):
+        found = weights.hyper_parameters.get(option, needed)
+        if found != needed:
+            raise UserError(
+                f"{weights.path}: the authors' files have no network with {option}: {str(found).lower()}; "
+                f"valid for official: {option}: {str(needed).lower()}; "
+                "ifan_plugin (.pth) and safetensors take this one"
+            )
+
+
+def require_pair(weights: Weights, reblurring: Weights) -> None:
+    """Raise :class:`UserError` where a reblurring network can't have been trained with this IFAN.
+
+    Compared are the channels of the filters, and taps and isotropic where both are known.
+    """
+    to_filters = weights.params.get("filter_predictor.to_filters.weight")
+    ours = weights.hyper_parameters | {"filter_channels": 0 if to_filters is None else to_filters.shape[0]}
+    theirs = reblurring.hyper_parameters
+    for name in ("filter_channels", "taps", "isotropic"):
+        if name in ours and name in theirs and ours[name] != theirs[name]:
+            raise UserError(
+                f"{reblurring.path}: a reblurring network with {name} {str(theirs[name]).lower()}, but "
+                f"{weights.path} has {name} {str(ours[name]).lower()}; valid: the one that was trained with it"
+            )
 
 
 def kind_of(path: str | Path) -> str:
@@ -174,10 +204,31 @@ def _official(
     if network is IFAN:
         both = any("reblurNet." in str(key) for key in content)
         beside = "it has the reblurring network, too (--reblurring FILE)" if both else ""
-        return Weights(IFAN, official.params, official.arch_kwargs, found, beside, official=True)
+        return Weights(path, IFAN, official.params, official.arch_kwargs, found, beside, official=True)
     if official.reblur_params is None:
         raise UserError(f"{path}: has no reblurring network")
-    return Weights(ReblurNet, official.reblur_params, official.reblur_kwargs, found, official=True)
+    return Weights(path, ReblurNet, official.reblur_params, official.reblur_kwargs, found, official=True)
+
+
+def _to_official(path: Path, weights: Weights, reblurring: Weights | None) -> dict[str, Tensor]:
+    """The authors' dict, read back once: it must be the same networks, given what shapes can't tell."""
+    require_official(weights)
+    if reblurring is not None:
+        require_pair(weights, reblurring)
+    content = checkpoints.to_official(weights.params, reblurring.params if reblurring else None)
+    said = (reblurring.hyper_parameters if reblurring else {}) | weights.hyper_parameters
+    back = checkpoints.from_official(content, said.get("taps", 3), said.get("isotropic", True), path=path)
+    pairs = [(weights, back.arch_kwargs)]
+    if reblurring is not None:
+        pairs.append((reblurring, back.reblur_kwargs or {}))
+    for given, found in pairs:
+        for name, value in found.items():
+            if given.hyper_parameters.get(name, value) != value:
+                raise UserError(
+                    f"{given.path}: {name} is {given.hyper_parameters[name]}, but a file with the authors' keys would "
+                    f"be read as {value}; ifan_plugin (.pth) and safetensors keep it"
+                )
+    return content
 
 
 def _chosen(content: Mapping[str, Any], path: Path, param_key: str) -> dict[str, Tensor]:

@@ -83,12 +83,16 @@ def main(argv: list[str]) -> int:
     isotropic = None if args.isotropic is None else args.isotropic == "true"
     reading = {"taps": args.taps, "isotropic": isotropic}
     weights = conversion.read_weights(args.input, args.param_key, **reading)
+    if kind == "official":
+        conversion.require_official(weights)
     reblurring = None
     lines = [f"{args.input}: {weights.found}", weights.described()]
     if args.reblurring is None:
         lines += [weights.beside] if weights.beside else []
     elif kind == "official":
+        reading["taps"] = weights.hyper_parameters.get("taps", args.taps)  # the same in both, where FILE doesn't say
         reblurring = conversion.read_weights(args.reblurring, network=ReblurNet, **reading)
+        conversion.require_pair(weights, reblurring)
         lines += [f"{args.reblurring}: {reblurring.found}", reblurring.described()]
     elif not weights.official:
         raise UserError(f"--reblurring: {args.input}: only a file with the authors' keys may hold both networks")
@@ -115,8 +119,16 @@ def _remarks(hyper_parameters: dict[str, object], kind: str) -> list[str]:
     """What a user should know of how the filters will be applied to the written file."""
     isotropic = hyper_parameters.get("isotropic")
     if kind == "official":
+        lines = []
         if isotropic is False:
-            return ["note: the authors' code, as released, applies isotropic filters; these are separable"]
+            lines.append("note: the authors' code, as released, applies isotropic filters; these are separable")
+        taps = hyper_parameters.get("taps", 3)
+        unsaid = ({"taps": str(taps)} if taps != 3 else {}) | ({"isotropic": "false"} if isotropic is False else {})
+        if unsaid:
+            flags = " ".join(f"--{name} {value}" for name, value in unsaid.items())
+            options = ", ".join(f"{name}: {value}" for name, value in unsaid.items())
+            lines.append(f"note: OUT can't say it: read it with {flags}, or in an option file network_g: {options}")
+        return lines
     elif isotropic is None and hyper_parameters.get("use_filters", True):
         return ["note: nothing says whether the filters are isotropic; --isotropic true or false puts it into OUT"]
     return []

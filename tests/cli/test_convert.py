@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 from ifan_plugin import checkpoints, cli
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.conversion import FORMATS
+from ifan_plugin.conversion import FORMATS, read_weights, write_weights
+from ifan_plugin.errors import UserError
 
 SMALL = {"width": 4, "num_steps": 2, "res_units": 1}
 
@@ -118,7 +120,7 @@ def test_our_file_to_the_authors_keys_and_back(folder):
     assert convert(folder / "theirs.pytorch", folder / "back.pth") == 0
     found = torch.load(folder / "back.pth", weights_only=True)
     require_same_bits(content["params"], found["params"])
-    assert found["hyper_parameters"] == content["hyper_parameters"]
+    assert IFAN(**found["hyper_parameters"]).hyper_parameters == content["hyper_parameters"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -306,6 +308,108 @@ def test_the_reblurring_networks_file(folder, capsys):
     assert "is OUT itself" in refused(capsys, path, folder / "g.pth", "--reblurring", folder / "g.pth")
     assert "the ending must be" in refused(capsys, path, folder / "g.pth", "--reblurring", folder / "g.pytorch")
     assert not (folder / "g.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"filter_type": "fac", "fac_taps": 3}, "filter_type: fac; valid for official: filter_type: iac"),
+        ({"use_disparity": False}, "use_disparity: false; valid for official: use_disparity: true"),
+        ({"use_filters": False}, "use_filters: false; valid for official: use_filters: true"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+@pytest.mark.parametrize("bare", [False, True], ids=["said", "by the shapes"])
+def test_networks_the_authors_do_not_have_are_not_written_with_their_keys(folder, capsys, options, named, bare):
+    path, content = ours(folder, **options)
+    if bare:
+        torch.save(content["params"], path)
+    reblur = folder / "net_r.pth"
+    torch.save({"params": ReblurNet(4, 4, 2, res_units=1).state_dict()}, reblur)
+    for more in ((), ("--reblurring", reblur)):
+        message = refused(capsys, path, folder / "x.pytorch", *more)
+        assert message.startswith(f"{path}: the authors' files have no network with {named}")
+    assert sorted(p.name for p in folder.iterdir()) == ["net_g.pth", "net_r.pth"]
+    with pytest.raises(UserError, match="the authors' files have no network with"):
+        write_weights(folder / "x.pytorch", "official", read_weights(path))
+
+
+def test_taps_the_authors_keys_do_not_tell_are_printed(folder, capsys):
+    """N=7, k=5 has the shapes of N=11, k=3."""
+    path, content = ours(folder, num_steps=7, taps=5, isotropic=True)
+    assert convert(path, folder / "k5.pytorch") == 0
+    said = capsys.readouterr().out
+    assert "note: OUT can't say it: read it with --taps 5, or in an option file network_g: taps: 5\n" in said
+    assert convert(folder / "k5.pytorch", folder / "back.pth", "--taps", "5") == 0
+    back = torch.load(folder / "back.pth", weights_only=True)
+    assert content["hyper_parameters"].items() >= back["hyper_parameters"].items()
+    assert {"num_steps": 7, "taps": 5}.items() <= back["hyper_parameters"].items()
+    require_same_bits(content["params"], back["params"])
+
+    path, content = ours(folder, taps=5)
+    assert convert(path, folder / "separable.pytorch") == 0
+    assert "--taps 5 --isotropic false, or in an option file network_g: taps: 5, isotropic: false\n" in (
+        capsys.readouterr().out
+    )
+    path, content = ours(folder, isotropic=True)
+    assert convert(path, folder / "k3.pytorch") == 0
+    assert "OUT can't say it" not in capsys.readouterr().out
+
+
+def test_what_would_be_read_back_as_another_network_is_not_written(folder):
+    path, _ = ours(folder, isotropic=True)
+    weights = read_weights(path)
+    other = dataclasses.replace(weights, hyper_parameters=weights.hyper_parameters | {"num_steps": 9})
+    with pytest.raises(UserError, match="num_steps is 9, but a file with the authors' keys would be read as 2"):
+        write_weights(folder / "x.pytorch", "official", other)
+    assert not (folder / "x.pytorch").exists()
+
+
+def reblurring(folder: Path, said: bool = True, **changed: Any) -> Path:
+    """A reblurring network of SMALL's, 4*4 channels x 2 steps x (2*3 + 1), or with something changed."""
+    options = {"filter_channels": 224, "width": 4, "num_steps": 2, "taps": 3, "res_units": 1, **changed}
+    options.setdefault("isotropic", True)
+    content = {"params": ReblurNet(**options).state_dict()}
+    torch.save(content | ({"hyper_parameters": options} if said else {}), folder / "net_r.pth")
+    return folder / "net_r.pth"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"filter_channels": 112}, "filter_channels 112, but {} has filter_channels 224"),
+        ({"filter_channels": 112, "said": False}, "filter_channels 112, but {} has filter_channels 224"),
+        ({"taps": 5}, "taps 5, but {} has taps 3"),
+        ({"isotropic": False}, "isotropic false, but {} has isotropic true"),
+    ],
+    ids=str,
+)
+def test_another_networks_reblurring_is_not_merged(folder, capsys, changed, message):
+    path, _ = ours(folder, isotropic=True)
+    file = reblurring(folder, **changed)
+    said = refused(capsys, path, folder / "x.pytorch", "--reblurring", file)
+    assert said == f"{file}: a reblurring network with {message.format(path)}; valid: the one that was trained with it"
+    assert not (folder / "x.pytorch").exists()
+    with pytest.raises(UserError, match="a reblurring network with"):
+        write_weights(folder / "x.pytorch", "official", read_weights(path), read_weights(file, network=ReblurNet))
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("options", [{}, {"taps": 5}, {"isotropic": False}], ids=str)
+def test_its_own_reblurring_is_merged(folder, said, options):
+    path, content = ours(folder, **{"isotropic": True, **options})
+    file = reblurring(folder, said, filter_channels=IFAN(**{**SMALL, **options}).filter_channels, **options)
+    assert convert(path, folder / "x.pytorch", "--reblurring", file) == 0
+    merged = torch.load(folder / "x.pytorch", weights_only=True)
+    back = checkpoints.from_official(merged, options.get("taps", 3))
+    require_same_bits(content["params"], back.params)
+    require_same_bits(torch.load(file, weights_only=True)["params"], back.reblur_params)
+
+
+def test_a_reblurring_network_may_know_more_than_the_other(folder):
+    """Of a bare IFAN nobody knows whether it is isotropic: nothing to compare."""
+    torch.save(IFAN(**SMALL).state_dict(), folder / "bare.pth")
+    assert convert(folder / "bare.pth", folder / "x.pytorch", "--reblurring", reblurring(folder, isotropic=False)) == 0
 
 
 def test_code_in_a_file_does_not_run(folder, capsys):
