@@ -17,6 +17,9 @@ from ifan_plugin.files import written_aside
 
 _FORMAT = 1  # of the files; another one makes all cells run again
 
+NONE = "–"
+"""What stands where nothing was measured, or nothing finite."""
+
 
 class CellStore:
     """The folder ``cells`` of a benchmark. A cell's key is a digest of its options and of the checkpoint's content."""
@@ -84,22 +87,52 @@ def without_infinity(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dataset_stamp(dataset: Any) -> list[Any]:
-    """Names, sizes and times of a test set's files: what tells that somebody made it anew."""
-    scenes = getattr(dataset, "scenes", None)
-    if scenes is None:
-        return [len(dataset)]
-    stamp = []
-    for scene in scenes:
-        for path in (getattr(scene, "center", None), getattr(scene, "target", None)):
-            if path is not None:
-                stamp.append([str(path), *_file_facts(Path(path))])
+def is_finite(value: Any) -> bool:
+    """Whether there is a number that can be rated, drawn and written."""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, style: str) -> str:
+    """A number for people; – where there is none, or none that is finite."""
+    return format(value, style) if is_finite(value) else NONE
+
+
+def dataset_stamp(dataset: Any, options: Mapping[str, Any]) -> list[Any]:
+    """Names, sizes and times of a test set's files: what tells that somebody made it anew.
+
+    Args:
+        dataset: opened with the views that a model eats; its scenes name their files, if it has scenes.
+        options: of the test set; without scenes all files are taken that lie where ``dataroot*`` and ``meta_info*``
+            point.
+    """
+    stamp: list[Any] = [len(dataset)]
+    for scene in getattr(dataset, "scenes", None) or ():
+        fields = scene if isinstance(scene, tuple) else getattr(scene, "__dict__", {}).values()
+        stamp += [[str(path), *_file_facts(path)] for path in fields if isinstance(path, Path)]
+    if len(stamp) > 1:
+        return stamp
+    for key, value in sorted(options.items()):
+        if key.startswith(("dataroot", "meta_info")):
+            for root in value if isinstance(value, (list, tuple)) else [value]:
+                stamp.append([key, *_facts_below(root)])
     return stamp
 
 
 def _file_facts(path: Path) -> list[int]:
-    for candidate in (path, path.parent / "data.mdb"):  # pictures in an LMDB have no file of their own
+    # Pictures in an LMDB have no file of their own: X.lmdb/KEY.png.
+    databases = (folder / "data.mdb" for folder in path.parents if folder.suffix == ".lmdb")
+    for candidate in (path, *databases):
         if candidate.is_file():
             facts = candidate.stat()
             return [facts.st_size, facts.st_mtime_ns]
     return []
+
+
+def _facts_below(root: Any) -> list[Any]:
+    """Of a file, or of all files in a folder, by their names in it."""
+    if not isinstance(root, (str, Path)):
+        return []
+    root = Path(root).expanduser()
+    # Reading an LMDB writes its lock.mdb.
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "lock.mdb"]
+    return [["", *_file_facts(root)], *([path.relative_to(root).as_posix(), *_file_facts(path)] for path in files)]

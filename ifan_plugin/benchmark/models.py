@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from pathlib import Path
@@ -108,7 +109,7 @@ def open_dataset(options: dict[str, Any], views: tuple[str, ...], protocol: Prot
 
     where = f"data set {options['name']}"
     dataset_class = registered(DATASET_REGISTRY, options["type"], f"{where}: type")
-    options = dict(options)
+    options = copy.deepcopy(options)  # the host's data sets pop keys out of io_backend
     if "views" in getattr(dataset_class, "OPTIONS", ()):
         options["views"] = list(views)
         protocol.fill(options, where)

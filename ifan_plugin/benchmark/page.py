@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ifan_plugin.benchmark import report as reporting
+from ifan_plugin.benchmark.cells import is_finite
 from ifan_plugin.benchmark.plots import Point, scatter
 from ifan_plugin.data.image_io import read_image
 
@@ -200,6 +201,7 @@ def _plots(report: Mapping[str, Any]) -> str:
     for dataset in report["datasets"]:
         psnr = {row["name"]: reporting.value_of(row, "psnr", dataset) for row in report["rows"]}
         blurred = [(r["name"], psnr[r["name"]]) for r in report["rows"] if r["type"] == "blurred input"]
+        odd = [row["name"] for row in report["rows"] if dataset in row["quality"] and psnr[row["name"]] is None]
         line = blurred[0] if blurred and blurred[0][1] is not None else None
         for field, divisor, title, short in axes:
             measured = [
@@ -214,6 +216,8 @@ def _plots(report: Mapping[str, Any]) -> str:
                 continue
             missing = [row["name"] for row in measured if row[field] is None]
             note = f" Not shown, since its {short} can't be told: {', '.join(missing)}." if missing else ""
+            if odd:
+                note += f" Not shown, since its PSNR isn't a finite number: {', '.join(odd)}."
             if any(point.hollow for point in points):
                 note = f" Rings: networks with random weights.{note}"
             caption = f"{dataset}: PSNR over {short}; up and to the left is better.{note}"
@@ -274,7 +278,7 @@ def _group(
     height, width = sharp.shape[:2]
     tiles = []
     for label, picture, psnr in [*listed, ("sharp", sharp, None)]:
-        what = f"{label}, {psnr:.2f} dB" if psnr is not None else label
+        what = f"{label}, {psnr:.2f} dB" if is_finite(psnr) else label
         is_sharp = picture is sharp
         error = "" if is_sharp else (
             f'<img class="error" alt="{escape(f"error map of {label}")}" src="{_jpeg(error_map(picture, sharp))}" '

@@ -110,9 +110,9 @@ def most_blurred(blurred: Tensor, sharp: Tensor, size: int) -> Corner:
 
 
 def write_cutout(path: Path, picture: Tensor, corner: Corner) -> None:
-    """Write a part of a picture [3, H, W] in [0, 1] as 8-bit PNG."""
+    """Write a part of a picture [3, H, W] in [0, 1] as 8-bit PNG; NaN becomes black."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cut = picture[:3, corner[0], corner[1]].detach().float().clamp(0, 1)
+    cut = picture[:3, corner[0], corner[1]].detach().float().nan_to_num(0).clamp(0, 1)
     write_image(path, np.ascontiguousarray(cut.permute(1, 2, 0).cpu().numpy()), 8)
 
 

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ifan_plugin import __version__
-from ifan_plugin.benchmark.cells import write_json
+from ifan_plugin.benchmark.cells import NONE, is_finite, number, write_json
 from ifan_plugin.benchmark.options import Benchmark
 from ifan_plugin.benchmark.run import machine
 from ifan_plugin.files import written_aside
-
-NONE = "–"
-"""What stands where nothing was measured."""
 
 METRICS = {  # name -> title, format, whether more is better
     "psnr": ("PSNR (dB)", ".2f", True),
@@ -119,12 +116,10 @@ def versions() -> dict[str, str]:
 
 
 def shown(value: Any, style: str, divisor: float = 1) -> str:
-    """A number for people; a range where sources differ; – where there is none."""
-    if value is None:
-        return NONE
+    """A number for people; a range where sources differ; – where there is none, or none that is finite."""
     if isinstance(value, list):
         return "–".join(shown(each, style, divisor) for each in value)
-    return format(value / divisor, style) if value else "0"
+    return "0" if value == 0 else number(value / divisor if is_finite(value) else None, style)
 
 
 def published_value(value: Any, metric: str) -> str:
@@ -148,15 +143,17 @@ def columns(report: Mapping[str, Any]) -> list[tuple[str, str, str, float, str |
 
 
 def value_of(row: Mapping[str, Any], field: str, dataset: str | None) -> float | None:
-    """A cell of the table."""
-    if dataset is None:
-        return row[field]
-    return row["quality"].get(dataset, {}).get("mean", {}).get(field)
+    """A cell of the table; None where there is none, or none that is finite."""
+    value = row[field] if dataset is None else row["quality"].get(dataset, {}).get("mean", {}).get(field)
+    return value if is_finite(value) else None
 
 
 def remarks(row: Mapping[str, Any]) -> list[str]:
     """What must be said beside a row's figures."""
     said = ["random weights: its quality says nothing"] if row["random_weights"] else []
+    for dataset, quality in row["quality"].items():
+        odd = [metric for metric, value in quality["mean"].items() if not is_finite(value)]
+        said += [f"{dataset}: {', '.join(odd)}: not a finite number"] if odd else []
     return said + [f"{', '.join(error['cells'])}: {error['status']}: {error['error']}" for error in row["errors"]]
 
 

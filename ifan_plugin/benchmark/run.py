@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ifan_plugin.benchmark import models, quality
-from ifan_plugin.benchmark.cells import CellStore, dataset_stamp
+from ifan_plugin.benchmark.cells import CellStore, dataset_stamp, number, without_infinity
 from ifan_plugin.benchmark.options import Benchmark, Model
 from ifan_plugin.benchmark.profile_process import profile_model
 from ifan_plugin.errors import UserError
@@ -51,7 +51,7 @@ class _Run:
         self.store = CellStore(out / "cells")
         self.references: dict[str, Any] = {}
         self.corners: dict[str, Any] = {}
-        self.stamps: dict[str, Any] = {}
+        self.stamps: dict[tuple[str, tuple[str, ...]], Any] = {}  # of (test set's name, views)
         self.keys: set[str] = set()
         self.ran = self.reused = 0
         self._built: tuple[Model, nn.Module | None] | None = None
@@ -84,11 +84,10 @@ class _Run:
         return found | more
 
     def _prepare(self, options: dict[str, Any]) -> None:
-        """Open a test set once: its files' stamp, and the cut-outs of blurred and sharp pictures."""
+        """Open a test set once: the cut-outs of its blurred and sharp pictures."""
         name = options["name"]
         try:
             dataset = models.open_dataset(options, ("center",), self.protocol)
-            self.stamps[name] = dataset_stamp(dataset)
             folder = self.store.pictures(f"pictures-{name}")
             self.corners[name] = quality.write_references(dataset, self.protocol, self.benchmark.pictures, folder)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a test set is told in its cells
@@ -108,9 +107,16 @@ class _Run:
         name = options["name"]
         if "error" in self.references[name]:
             return {"status": "failed", **self.references[name]}
-        key = self.store.quality_key(self.benchmark, model, options, self.stamps[name])
+        stamp, fault = None, None
+        try:
+            stamp = self._stamp(model, options)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong is told in the cell, if it may run
+            fault = error
+        key = self.store.quality_key(self.benchmark, model, options, stamp)
 
         def measure() -> Cell:
+            if fault is not None:
+                raise fault
             benchmark = self.benchmark
             net = self._network(model)
             dataset = models.open_dataset(options, models.views_of(model, net), self.protocol)
@@ -124,6 +130,14 @@ class _Run:
             return cell | {"random_weights": random, "parameters": parameters}
 
         return self._cell(key, model, measure, {"model": model.name, "dataset": name})
+
+    def _stamp(self, model: Model, options: dict[str, Any]) -> list[Any]:
+        """Tells the files that this model's input is read from."""
+        views = models.views_of(model, self._network(model))
+        place = options["name"], views
+        if place not in self.stamps:
+            self.stamps[place] = dataset_stamp(models.open_dataset(options, views, self.protocol), options)
+        return self.stamps[place]
 
     def _profile(self, model: Model) -> Cell:
         benchmark = self.benchmark
@@ -151,7 +165,7 @@ class _Run:
         """A finished cell from its file, or a new one; a failure becomes a cell as well."""
         may_run = model in self.only
         done = None if self.overwrite and may_run else self.store.read(key)
-        if done is not None:
+        if done is not None and not (may_run and self._lacks_metric(done)):
             self.reused += 1
             return done | {"key": key, "reused": True}
         if not may_run:
@@ -162,7 +176,11 @@ class _Run:
         except Exception as error:  # noqa: BLE001 - the others go on; the file keeps the traceback
             cell = {"status": "failed", **facts, "error": _one_line(error), "traceback": _traceback(error)}
         self.store.write(key, cell)
-        return cell | {"key": key}
+        return without_infinity(cell) | {"key": key}  # as it will be read from its file
+
+    def _lacks_metric(self, cell: Cell) -> bool:
+        """Whether a metric couldn't be had then and may be now; one that the protocol doesn't have never can."""
+        return any(metric in self.protocol.better for metric in cell.get("unavailable", {}))
 
 
 def _one_line(error: Exception) -> str:
@@ -182,9 +200,9 @@ def _tell(bar: tqdm, what: str, cell: Cell) -> None:
     if cell["status"] != "done":
         said = f"{cell['status']}: {cell['error']}"
     elif "mean" in cell:
-        said = ", ".join(f"{metric} {value:.4f}" for metric, value in cell["mean"].items()) or "no metric"
+        said = ", ".join(f"{metric} {number(value, '.4f')}" for metric, value in cell["mean"].items()) or "no metric"
     else:
-        said = f"{cell['latency_s']:.3f} s"
+        said = f"{number(cell['latency_s'], '.3f')} s"
     bar.write(f"{what}: {said}{' (finished before)' if cell.get('reused') else ''}", file=sys.stderr)
     bar.update()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import math
 import re
@@ -127,6 +128,23 @@ class TestText:
         text = page.html_page(made, tmp_path)
         assert "<svg" not in text
         assert 'class="viewer"' not in text
+
+    @pytest.mark.parametrize("value", [None, math.nan, math.inf])
+    def test_figures_that_are_not_finite(self, tmp_path, value):
+        made = make_report(tmp_path)
+        made["rows"][2]["random_weights"] = False
+        for number in (0, 3):  # the line, and what would be the best
+            quality = made["rows"][number]["quality"]["tiny"]
+            quality["mean"]["psnr"] = value
+            quality["images"] = [image | {"psnr": value} for image in quality["images"]]
+        text = page.html_page(made, tmp_path)
+        long_name = made["rows"][3]["name"]
+        assert f"Not shown, since its PSNR isn't a finite number: blurred, {long_name}." in html.unescape(text)
+        assert text.count("<circle") == 4  # two rows, two plots
+        assert 'class="compare"' not in text
+        assert re.findall(r'data-value="25.4"><strong>25.40', text)
+        assert not re.search(r">(nan|inf|None)\b|(nan|inf|None) dB", text)
+        assert "| IFAN | 25.40 |" in report.markdown(made)
 
 
 def test_error_map_has_a_fixed_scale():

@@ -6,6 +6,8 @@ import copy
 import csv
 import io
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from ifan_plugin.benchmark.profile_process import profile_model
 from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
 from ifan_plugin.data.image_io import read_image
 from ifan_plugin.errors import UserError
-from ifan_plugin.metrics import psnr, ssim
+from ifan_plugin.metrics import MetricUnavailableError, full_reference, psnr, ssim
 
 SMALL = {"width": 2, "num_steps": 1, "res_units": 1}
 IFAN_ROW = {"name": "IFAN klein ü", "type": "IFAN", **SMALL}
@@ -164,6 +166,92 @@ class TestResuming:
         run_all(content, tmp_path)
         found = run_all(content, tmp_path, only=["blurred"], overwrite=True)
         assert (found["ran"], found["reused"]) == (1, 1)
+
+    @pytest.mark.parametrize("folder", ["test_l", "test_r"])
+    def test_other_view_at_the_same_place(self, tmp_path, folder):
+        content = benchmark_options(write_dpdd(tmp_path / "own", {"test": 1}), {**IFAN_ROW, "dual_pixel": True})
+        run_all(content, tmp_path)
+        (picture,) = (tmp_path / "own" / folder / "source").iterdir()
+        os.utime(picture, ns=(1, 1))
+        second = run_all(content, tmp_path)
+        assert (second["ran"], second["reused"]) == (1, 1)
+        assert cell(second, "blurred")["reused"]
+
+    @pytest.mark.parametrize("kind", ["SimulatedDualPixelDataset", "PairedImageDataset"])
+    def test_other_files_of_other_data_sets(self, data, tmp_path, kind):
+        folders = {"sharp": tmp_path / "sharp", "depth": tmp_path / "depth"}
+        for folder in folders.values():
+            folder.mkdir()
+        (picture, *_) = sorted((data / "test_c" / "target").iterdir())
+        shutil.copy(picture, folders["sharp"] / "a.png")
+        if kind == "PairedImageDataset":
+            shutil.copy(next((data / "test_c" / "source").iterdir()), folders["depth"] / "a.png")
+            more = {"dataroot_gt": str(folders["sharp"]), "dataroot_lq": str(folders["depth"])}
+            more |= {"io_backend": {"type": "disk"}}
+        else:
+            np.save(folders["depth"] / "a.npy", np.linspace(6, 2, 48)[:, None] * np.ones(64))
+            more = {f"dataroot_{role}": str(folder) for role, folder in folders.items()} | {"max_coc_px": 4.0}
+        content = benchmark_options(data, datasets=[{"name": "tiny", "type": kind, **more}])
+        ran = [run_all(content, tmp_path / "out")["ran"] for _ in range(2)]
+        (changed,) = folders["depth"].iterdir()
+        os.utime(changed, ns=(1, 1))
+        found = run_all(content, tmp_path / "out")
+        assert cell(found, "blurred")["status"] == "done", cell(found, "blurred")
+        assert [*ran, found["ran"]] == [1, 0, 1]
+
+    def test_metric_that_was_unavailable(self, data, tmp_path, monkeypatch):
+        content = benchmark_options(data, metrics=["psnr", "mae"])
+        with monkeypatch.context() as patched:
+
+            def unavailable(*_: object) -> float:
+                raise MetricUnavailableError("no weights")
+
+            patched.setattr(full_reference, "mae", unavailable)
+            first = run_all(content, tmp_path)
+        assert cell(first, "blurred")["unavailable"] == {"mae": "no weights"}
+        content["models"].append(IFAN_ROW)
+        others = run_all(content, tmp_path, only=[IFAN_ROW["name"]])
+        assert cell(others, "blurred")["reused"]  # may not run: what there is, is shown
+        second = run_all(content, tmp_path)
+        assert (second["ran"], second["reused"]) == (1, 1)
+        assert set(cell(second, "blurred")["mean"]) == {"psnr", "mae"}
+
+    def test_metric_that_the_protocol_never_has(self, data, tmp_path):
+        content = benchmark_options(data, protocol="basicsr")
+        first = run_all(content, tmp_path)
+        path = tmp_path / "cells" / f"{cell(first, 'blurred')['key']}.json"
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(stored | {"unavailable": {"lpips": "protocol 'basicsr' has none"}}))
+        assert run_all(content, tmp_path)["reused"] == 1
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("case", ["NaN", "identity"])
+    def test_reports_both_times(self, data, tmp_path, monkeypatch, capsys, case):
+        if case == "NaN":
+            monkeypatch.setattr(quality, "run_network", lambda _, lq: torch.full_like(lq, torch.nan))
+            content, name = benchmark_options(data, IFAN_ROW), IFAN_ROW["name"]
+        else:
+            own, name = write_dpdd(tmp_path / "own", {"test": 1}), "blurred"
+            (source,), (target,) = ((own / "test_c" / role).iterdir() for role in ("source", "target"))
+            source.write_bytes(target.read_bytes())
+            content = benchmark_options(own, IFAN_ROW)
+        content["profile"] = {"height": 64, "width": 96}
+        monkeypatch.setattr(run, "profile_model", lambda *_: {"latency_s": 1.0, "products": 10**9})
+        found = [run_all(content, tmp_path) for _ in range(2)]
+        assert [each["ran"] for each in found] == [3, 0]
+        assert cell(found[0], name)["mean"] == cell(found[1], name)["mean"]
+        assert cell(found[0], name)["mean"]["psnr"] is None
+        for each in found:
+            made = report.make_report(options.check(content, "b.yml"), each)
+            paths = report.write_reports(made, tmp_path)
+            texts = {kind: path.read_text(encoding="utf-8") for kind, path in paths.items()}
+            row = next(line for line in texts["md"].splitlines() if line.startswith(f"| {name} |"))
+            assert row.startswith(f"| {name} | – |")
+            assert "not a finite number" in row
+            # Where no network has a PSNR there is no plot to say so beneath.
+            assert f"PSNR isn&#x27;t a finite number: {name}." in texts["html"] or case == "NaN"
+        assert capsys.readouterr().err.count("psnr –") == 2
 
 
 class TestFailures:
