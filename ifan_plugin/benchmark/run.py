@@ -21,6 +21,7 @@ from ifan_plugin.benchmark.cells import CellStore, dataset_stamp, number, withou
 from ifan_plugin.benchmark.options import Benchmark, Model
 from ifan_plugin.benchmark.profile_process import profile_model
 from ifan_plugin.errors import UserError
+from ifan_plugin.machine import usable_cores
 from ifan_plugin.metrics.protocols import protocol_named
 from ifan_plugin.options import nearest
 
@@ -209,7 +210,7 @@ def _tell(bar: tqdm, what: str, cell: Cell) -> None:
 
 def machine() -> dict[str, Any]:
     """What latency depends on: processor, cores in use, GPU, memory, and the versions of what computes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ifan_plugin.cli.arguments import Parser
 from ifan_plugin.errors import UserError
+from ifan_plugin.machine import usable_cores
 
 _DESCRIPTION = """\
 Simulate what a dual-pixel camera with a large aperture sees of a scene, from a sharp picture and its depth:
@@ -137,7 +138,7 @@ def main(argv: list[str]) -> int:
     reports = simulated_set.write_set(
         scenes,
         args.out,
-        workers=simulated_set.usable_cores() if args.workers is None else args.workers,
+        workers=usable_cores() if args.workers is None else args.workers,
         overwrite=args.overwrite,
         save_coc=args.save_coc,
         progress=True,

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, get_worker_info
 from ifan_plugin.data.augment import AugmentConfig, apply_plan, draw_plan
 from ifan_plugin.data.image_io import Region, to_planes
 from ifan_plugin.data.layouts import VIEWS, Scene
+from ifan_plugin.data.samples import check_common, stack_views
 from ifan_plugin.data.sources import SOURCE_LAYOUTS, PictureSource, default_split, open_source
 from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.options import Option
 
 
 class DualPixelDataset(Dataset):
@@ -116,35 +117,11 @@ class DualPixelDataset(Dataset):
         Raises:
             UserError: see the class.
         """
-        options = check_mapping(opt, cls.OPTIONS, where, known=[key for key in opt if key not in cls.OPTIONS])
-        phase = str(opt.get("phase", "test")).split("_")[0]  # the host also names phases val_1, val_2, …
-        if phase not in ("train", "val", "test"):
-            raise UserError(f"{where}: phase must be train, val or test, not '{phase}'")
-        options["phase"] = phase
+        options = check_common(opt, cls.OPTIONS, where)
         if options["split"] is None:
-            options["split"] = default_split(options["dataroot"], options["layout"], phase)
-        for key in ("views", "aux_views"):
-            if len(set(options[key])) != len(options[key]):
-                raise UserError(f"{where}: {key}: each view at most once, not {', '.join(options[key])}")
-        if not options["views"]:
-            raise UserError(f"{where}: views: give at least one of {', '.join(VIEWS)}")
-        if phase == "train" and options["gt"] == "auto":
+            options["split"] = default_split(options["dataroot"], options["layout"], options["phase"])
+        if options["phase"] == "train" and options["gt"] == "auto":
             options["gt"] = "required"  # a host's loss would miss it only much later
-        patch_size = options["patch_size"]
-        if options["gt_size"] is not None:
-            if "patch_size" in opt and options["gt_size"] != patch_size:
-                raise UserError(
-                    f"{where}: gt_size ({options['gt_size']}) and patch_size ({patch_size}) differ; give one"
-                )
-            patch_size = options["gt_size"]
-        options["patch_size"] = options["gt_size"] = patch_size
-        options["augment"] = AugmentConfig.from_options(options["augment"], patch_size, f"{where}: augment")
-        sides = {"left", "right"} & {*options["views"], *options["aux_views"]}
-        if options["augment"].hflip_probability > 0 and len(sides) == 1:
-            raise UserError(
-                f"{where}: augment: hflip_probability: mirroring swaps left and right; "
-                "valid with both of them or none among views and aux_views"
-            )
         _open(options)
         return options
 
@@ -188,9 +165,8 @@ class DualPixelDataset(Dataset):
         return {role: to_planes(source.read(index, role, region), self.bit_depth) for role in source.roles}
 
     def _sample(self, scene: Scene, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | str]:
-        views = [tensors[view] for view in self._views]
         sample: dict[str, torch.Tensor | str] = {
-            "lq": torch.cat(views) if len(views) > 1 else views[0],
+            "lq": stack_views(tensors, self._views),
             "lq_path": str(getattr(scene, self._views[0])),
             "key": scene.key,
         }

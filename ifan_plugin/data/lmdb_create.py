@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ifan_plugin.data.lmdb import ENCODINGS, LmdbPictures
 from ifan_plugin.data.lmdb_plan import Source, SplitPlan, plan_split
-from ifan_plugin.data.lmdb_work import usable_cores, work
+from ifan_plugin.data.lmdb_work import work
 from ifan_plugin.data.lmdb_writer import DatabaseWriter, WriteError, read_facts
 from ifan_plugin.data.patches import Cut
 from ifan_plugin.errors import UserError
+from ifan_plugin.machine import usable_cores
 
 _LOCK = ".lock"
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ifan_plugin.data.lmdb import CHECKSUMS, DATA, INFO, LmdbPictures
-from ifan_plugin.data.lmdb_work import executor, usable_cores
+from ifan_plugin.data.lmdb_work import executor
 from ifan_plugin.errors import UserError
+from ifan_plugin.machine import usable_cores
 
 _CHUNK = 16  # pictures a job
 _SHOWN = 5  # faults of one kind that are named

@@ -165,11 +165,6 @@ class _Here(Executor):
         return future
 
 
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def executor(workers: int) -> Executor:
     """Worker processes; for one worker none: its jobs are done here, as they are submitted."""
     if workers == 1:

@@ -16,9 +16,10 @@ from ifan_plugin.data.augment import AugmentConfig, apply_plan, draw_plan
 from ifan_plugin.data.depth_pictures import FolderOptions, depth_size, paired_files, read_sharp_and_depth
 from ifan_plugin.data.image_io import read_header, require_rgb, to_float
 from ifan_plugin.data.layouts import VIEWS
+from ifan_plugin.data.samples import check_common, stack_views
 from ifan_plugin.data.simulator import Camera, simulate_dual_pixel
 from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.options import Option
 
 _CAMERA_STREAM = 1  # tells the camera's random numbers from those of the augmentation
 _POSITIVE = {"minimum": 1e-6}
@@ -143,16 +144,7 @@ class SimulatedDualPixelDataset(Dataset):
         Raises:
             UserError: see the class.
         """
-        options = check_mapping(opt, cls.OPTIONS, where, known=[key for key in opt if key not in cls.OPTIONS])
-        phase = str(opt.get("phase", "test")).split("_")[0]  # the host also names phases val_1, val_2, …
-        if phase not in ("train", "val", "test"):
-            raise UserError(f"{where}: phase must be train, val or test, not '{phase}'")
-        options["phase"] = phase
-        for key in ("views", "aux_views"):
-            if len(set(options[key])) != len(options[key]):
-                raise UserError(f"{where}: {key}: each view at most once, not {', '.join(options[key])}")
-        if not options["views"]:
-            raise UserError(f"{where}: views: give at least one of {', '.join(VIEWS)}")
+        options = check_common(opt, cls.OPTIONS, where)
         for key in ("focal_length_mm", "f_number", "focus_distance_m"):
             options[key] = _range(options[key], f"{where}: {key}")
         for key in ("psf_order", "psf_cutoff", "psf_beta"):
@@ -171,20 +163,6 @@ class SimulatedDualPixelDataset(Dataset):
         for key in () if options["depth_kind"] == "disparity" else (*stereo, "doffs_px"):
             if opt.get(key) is not None:
                 raise UserError(f"{where}: {key}: is only used with depth_kind: disparity")
-        if options["gt_size"] is not None:
-            if "patch_size" in opt and options["gt_size"] != options["patch_size"]:
-                raise UserError(
-                    f"{where}: gt_size ({options['gt_size']}) and patch_size ({options['patch_size']}) differ; give one"
-                )
-            options["patch_size"] = options["gt_size"]
-        options["gt_size"] = options["patch_size"]
-        options["augment"] = AugmentConfig.from_options(options["augment"], options["patch_size"], f"{where}: augment")
-        sides = {"left", "right"} & {*options["views"], *options["aux_views"]}
-        if options["augment"].hflip_probability > 0 and len(sides) == 1:
-            raise UserError(
-                f"{where}: augment: hflip_probability: mirroring swaps left and right; "
-                "valid with both of them or none among views and aux_views"
-            )
         _find(options)
         return options
 
@@ -209,9 +187,8 @@ class SimulatedDualPixelDataset(Dataset):
             images = self._simulate(sharp, depth, self.lens(index, depth, pitch_um))
             images = {role: image[:height, :width] for role, image in images.items()}
         tensors = {role: torch.from_numpy(np.ascontiguousarray(i.transpose(2, 0, 1))) for role, i in images.items()}
-        views = [tensors[view] for view in self._views]
         sample = {
-            "lq": torch.cat(views) if len(views) > 1 else views[0], "gt": tensors["target"],
+            "lq": stack_views(tensors, self._views), "gt": tensors["target"],
             "lq_path": str(scene.sharp), "gt_path": str(scene.sharp), "key": scene.key,
         }  # fmt: skip
         return sample | {view: tensors[view] for view in self._aux_views}

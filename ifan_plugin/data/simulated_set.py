@@ -9,7 +9,6 @@ coc_px) + 32768``.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -181,8 +180,3 @@ def _simulate_one(scene: Scene, stage: Path, save_coc: bool) -> SceneReport:
     psnr_db = float(10 * np.log10(1 / max(error, 1e-12)))
     height, width = views.coc.shape
     return SceneReport(scene.split, scene.name, height, width, psnr_db, float(views.coc.min()), float(views.coc.max()))
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
