@@ -9,7 +9,7 @@ A database is a folder ``X.lmdb``:
 - ``checksums.txt``: one line a picture, ``crc32 (8 hexadecimal digits) key``.
 
 Encodings: ``png`` (BasicSR's: a PNG file's bytes) and ``raw`` (rows of RGB samples, uint8 or little-endian uint16,
-uncompressed, so that a crop touches only its rows).
+uncompressed, so that a crop copies only its rows).
 
 A data set is a folder with one database a role: ``DIR/{split}/{center,left,right,target}.lmdb``.
 """
