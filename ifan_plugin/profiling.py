@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ifan_plugin.restore import pad_to_multiple, run_network
+from ifan_plugin.inference import pad_to_multiple, run_network
 
 _WITH_BIAS = (nn.modules.conv._ConvNd, nn.Linear)
 _ACTIVATIONS = (

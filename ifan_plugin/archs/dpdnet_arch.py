@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ifan_plugin.restore import pad_to_multiple
+from ifan_plugin.inference import pad_to_multiple
 
 
 class DPDNet(nn.Module):

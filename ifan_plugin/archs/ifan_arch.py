@@ -20,11 +20,11 @@ from ifan_plugin.archs.layers import (
     up,
     xavier_init,
 )
+from ifan_plugin.inference import pad_to_multiple
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
 from ifan_plugin.ops import filter_channels as iac_channels
 from ifan_plugin.ops.fac import FAC, fac_filter_channels
-from ifan_plugin.restore import pad_to_multiple
 
 
 class IFANOutputs(NamedTuple):

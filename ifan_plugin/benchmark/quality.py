@@ -15,9 +15,9 @@ from tqdm import tqdm
 from ifan_plugin.benchmark.options import Pictures
 from ifan_plugin.data.image_io import write_image
 from ifan_plugin.errors import UserError
+from ifan_plugin.inference import run_network
 from ifan_plugin.metrics import MetricUnavailableError
 from ifan_plugin.metrics.protocols import Protocol
-from ifan_plugin.restore import run_network
 
 Corner = tuple[slice, slice]  # rows and columns of a picture
 

@@ -19,8 +19,8 @@ from ifan_plugin import checkpoints
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
+from ifan_plugin.inference import run_network
 from ifan_plugin.models import ifan_options, validation
-from ifan_plugin.restore import run_network
 
 MIN_LOSS_SCALE = 2.0**-14  # fp16 training that still overflows at this scale diverges; it isn't the scale
 

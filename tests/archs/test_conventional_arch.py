@@ -23,8 +23,8 @@ from ifan_plugin.data import quickstart_data
 from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
 from ifan_plugin.data.simulator import simulate_dual_pixel
 from ifan_plugin.errors import UserError
+from ifan_plugin.inference import run_network
 from ifan_plugin.metrics import psnr
-from ifan_plugin.restore import run_network
 
 
 def as_tensor(picture: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ import ifan_plugin
 from ifan_plugin import host, option_check
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.errors import UserError
-from ifan_plugin.restore import run_network
+from ifan_plugin.inference import run_network
 
 ifan_plugin.register()
 host.mend_all()

@@ -17,7 +17,7 @@ from ifan_plugin import host, option_check
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.spandrel_arch import SpandrelNet
 from ifan_plugin.errors import UserError
-from ifan_plugin.restore import run_network
+from ifan_plugin.inference import run_network
 
 spandrel = pytest.importorskip("spandrel")
 ifan_plugin.register()

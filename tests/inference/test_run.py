@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ifan_plugin.restore import pad_to_multiple, run_network
+from ifan_plugin.inference import pad_to_multiple, run_network
 
 
 class Needy(nn.Module):

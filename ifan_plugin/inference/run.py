@@ -1,4 +1,4 @@
-"""One way to run a network on a picture of any size, used by validation and commands alike."""
+"""Padding, running, cropping."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""One way to run a network on a picture, used by validation, the commands and ``ifan_plugin.restore`` alike."""
+
+from ifan_plugin.inference.run import pad_to_multiple, run_network
+
+__all__ = ["pad_to_multiple", "run_network"]
