@@ -14,10 +14,13 @@ from ifan_plugin.options import nearest
 VERBS = {
     "train": "train a network in BasicSR's loop, from an option file",
     "test": "test a network in BasicSR's loop, from an option file",
+    "deblur": "restore photographs: files, folders, camera raw",
+    "demo": "a local web page: restore a picture and look at the kernels that the network predicted",
     "lmdb": "make and check LMDBs of pictures, and look at them",
     "simulate": "make a dual-pixel data set from sharp pictures and depth",
     "dataset": "show what the network eats: a contact sheet of a data set's samples",
     "benchmark": "measure models on test sets: quality, operations, time, memory; one report",
+    "export": "write a network as ONNX or torch.export program, checked against the original",
     "convert": "turn IFAN's checkpoints into safetensors, or to and from the authors' keys",
     "doctor": "show versions, devices, operator backends and hosts found",
 }
