@@ -2,7 +2,10 @@
 
 Importing this package is light: neither the host nor the compiled operator is loaded before they are needed.
 ``register()`` puts every class into BasicSR's registries, so that option files find them by name.
+``restore(image, weights=...)`` restores one picture, a numpy array; the host isn't needed for it.
 """
+
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -16,3 +19,15 @@ def register() -> None:
     from ifan_plugin import plugins
 
     plugins.register_classes()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "restore":  # it needs torch, which not everything here does
+        from ifan_plugin.inference.api import restore
+
+        return restore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "restore"})

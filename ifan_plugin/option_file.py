@@ -51,7 +51,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"option file not found: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read as an option file: {_one_line(error)}") from None
-    options = _parse(text, str(path))
+    options = parse_value(text, str(path))
     if not isinstance(options, dict):
         raise UserError(f"{path}: must be a YAML mapping of options (name: …, model_type: …)")
     return options
@@ -64,7 +64,12 @@ def read_with_overrides(path: str | Path, entries: list[str]) -> dict[str, Any]:
     return options
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_value(text: str, where: str) -> Any:
+    """Safe YAML: a value, or a whole file's mapping. ``where`` names it in messages.
+
+    Raises:
+        UserError: not valid YAML.
+    """
     try:
         return yaml.load(text, Loader=_SafeLoader)
     except yaml.YAMLError as error:
@@ -94,7 +99,7 @@ def override(options: dict[str, Any], entries: list[str], known: Iterable[str] =
         if not equals or not all(names):
             raise UserError(f"{where}: must have the form key:subkey=value")
         text = text.strip()
-        value = None if text.lower() == "none" else _parse(text, where)
+        value = None if text.lower() == "none" else parse_value(text, where)
         place: Any = options
         for depth, name in enumerate(names):
             last = depth == len(names) - 1

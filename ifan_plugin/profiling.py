@@ -6,7 +6,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ifan_plugin.inference import pad_to_multiple, run_network
+from ifan_plugin.inference.memory import PeakMemory
 
 _WITH_BIAS = (nn.modules.conv._ConvNd, nn.Linear)
 _ACTIVATIONS = (
@@ -126,7 +126,7 @@ def measure_cost(
 
     # Libraries make their threads and buffers at the first call; a small picture shows them to nobody.
     run_network(net, lq[..., : min(height, 64), : min(width, 64)])
-    peak = _PeakMemory(first.device)
+    peak = PeakMemory(first.device)
     if count_products:
         with FlopCounterMode(display=False) as counter:
             restore()
@@ -138,37 +138,3 @@ def measure_cost(
         times.append(restore())
     products = counter.get_total_flops() // 2 if count_products else None
     return Cost(statistics.median(times), len(times), used, products)
-
-
-class _PeakMemory:
-    """Growth of the peak memory since it was made, in bytes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
-        except OSError:
-            self.before = _status("VmHWM")  # it can't be reset: only growth beyond the old peak shows
-        else:
-            self.before = _status("VmRSS")
-
-    def growth(self) -> int | None:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self.before
-        after = _status("VmHWM")
-        return None if after is None or self.before is None else max(after - self.before, 0)
-
-
-def _status(field: str) -> int | None:
-    """A field of this process's status in bytes; None where the system has no such file."""
-    path = Path("/proc/self/status")
-    if not path.is_file():
-        return None
-    for line in path.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -53,6 +53,7 @@ class DefocusDeconvolution(nn.Module):
 
     Attributes:
         multiple_of, in_channels: any size, RGB.
+        sees_whole_picture: the blur between edges is filled in from all of them, so that tiles differ from the whole.
         hyper_parameters: the arguments it was built with.
 
     Raises:
@@ -61,6 +62,7 @@ class DefocusDeconvolution(nn.Module):
 
     multiple_of = 1
     in_channels = 3
+    sees_whole_picture = True
 
     def __init__(
         self,

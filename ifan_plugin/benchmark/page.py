@@ -16,9 +16,8 @@ from ifan_plugin.benchmark import report as reporting
 from ifan_plugin.benchmark.cells import is_finite
 from ifan_plugin.benchmark.plots import Point, scatter
 from ifan_plugin.data.image_io import read_image
-
-ERROR_SCALE = 0.2
-"""The absolute difference (mean of RGB, in [0, 1]) that has the brightest colour of an error map."""
+from ifan_plugin.visual import ERROR_SCALE
+from ifan_plugin.visual import error_map as coloured_error
 
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 93, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
@@ -294,17 +293,8 @@ def _group(
 
 
 def error_map(picture: np.ndarray, sharp: np.ndarray) -> np.ndarray:
-    """Absolute difference, mean of RGB, as colours: black for none, bright for :data:`ERROR_SCALE` or more.
-
-    Args:
-        picture, sharp: float RGB [H, W, 3] in [0, 1].
-
-    Returns:
-        float RGB [H, W, 3] in [0, 1].
-    """
-    level = np.abs(picture - sharp).mean(2) / ERROR_SCALE
-    coloured = cv2.applyColorMap(np.round(level.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return coloured[..., ::-1].astype(np.float32) / 255
+    """:func:`ifan_plugin.visual.error_map` as float RGB [H, W, 3] in [0, 1]; its arguments as there."""
+    return coloured_error(picture, sharp).astype(np.float32) / 255
 
 
 def _legend() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ifan_plugin.errors import UserError
 from ifan_plugin.options import nearest
@@ -70,3 +70,20 @@ def pipeline_parser(verb: str) -> Parser:
 def parse_pipeline_arguments(argv: list[str], verb: str) -> argparse.Namespace:
     """Parse what follows ``basicsr train`` or ``basicsr test``. Raises :class:`UserError` for bad arguments."""
     return pipeline_parser(verb).parse_args(argv)
+
+
+def arch_options(entries: list[str]) -> dict[str, Any]:
+    """An architecture's arguments from repeated ``--arch-option KEY=VALUE``, values as in an option file.
+
+    Raises:
+        UserError: no such form, or no YAML.
+    """
+    from ifan_plugin.option_file import parse_value
+
+    arguments = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--arch-option {entry}: must have the form key=value")
+        arguments[key.strip()] = parse_value(text.strip(), f"--arch-option {entry}")
+    return arguments

@@ -1,4 +1,4 @@
-"""The options of an evaluation, ``val: protocol`` and ``val: labels``: checked, and carried into data and metrics."""
+"""The options of an evaluation, ``val: protocol``, ``labels``, ``tile``: checked, and carried into data and metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from ifan_plugin.data.labels import check_labels, read_labels
 from ifan_plugin.data.layouts import LAYOUTS
 from ifan_plugin.errors import UserError
+from ifan_plugin.inference.run import checked_tile
 from ifan_plugin.metrics.protocols import BETTER, PROTOCOLS, Protocol
 from ifan_plugin.options import nearest
 
@@ -27,6 +28,10 @@ def check(options: dict[str, Any], where: str) -> None:
     val = options.get("val")
     if not val:
         return
+    val["tile"] = checked_tile(val.get("tile"), f"{where}: val: tile")
+    for key in ("error_map", "kernels"):
+        if val.get(key) and not val.get("contact_sheet"):
+            raise UserError(f"{where}: val: {key}: is a picture in the contact sheet; set contact_sheet to 1 or more")
     for metric in (val.get("metrics") or {}).values():
         if metric["type"] in BETTER:  # the host takes all for better the higher they are
             metric.setdefault("better", BETTER[metric["type"]])

@@ -20,6 +20,7 @@ from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
 from ifan_plugin.inference import run_network
+from ifan_plugin.inspect_filters import FilterInspector
 from ifan_plugin.models import ifan_options, validation
 
 MIN_LOSS_SCALE = 2.0**-14  # fp16 training that still overflows at this scale diverges; it isn't the scale
@@ -75,6 +76,7 @@ class IFANModel(BaseModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
+        self.views = ("center",)  # stacked into `lq`; validation sets what its data set has
         self.net_g = build_network(opt["network_g"]).to(self.device)
         ifan_options.check_channels(self.net_g, opt)
         self.print_network(self.net_g)
@@ -230,14 +232,21 @@ class IFANModel(BaseModel):
         return getattr(self, "net_g_ema", self.net_g)
 
     def test(self) -> None:
-        """Restore the current batch with the averaged weights where there are some."""
-        self.output = run_network(self._evaluated(), self.lq)
+        """Restore the current batch, with the averaged weights where there are some, as ``val: tile, ensemble`` say."""
+        val = self.opt.get("val") or {}
+        self.output = run_network(
+            self._evaluated(), self.lq, tile=val.get("tile"), ensemble=val.get("ensemble", False), views=self.views
+        )
 
     @torch.no_grad()
     def disparity_map(self) -> Tensor | None:
         """Of the current batch, [B, 1, H/8, W/8] in pixels at 1/8 size; None where the network has none."""
         network = self._evaluated()
         return network.disparity(self.lq) if getattr(network, "use_disparity", False) else None
+
+    def inspector(self) -> FilterInspector:
+        """The effective kernels in the first picture of the current batch; UserError where the network has none."""
+        return FilterInspector(self._evaluated(), self.lq[:1])
 
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """All of a data set, spread over the ranks. Called by the host's loops."""

@@ -51,6 +51,8 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
         _build_on_meta(IFAN, network, f"{where}: network_g")
     _check_views(options, where, network if is_ifan else None)
     evaluation_options.check(options, where)
+    if (options.get("val") or {}).get("kernels") and not (is_ifan and network.get("use_filters", True)):
+        raise UserError(f"{where}: val: kernels: needs network_g of type IFAN with use_filters: true")
     if not is_train:
         options.pop("network_r", None)  # training alone has it; a training file may be tested as it is
         return

@@ -20,25 +20,39 @@ from ifan_plugin.metrics import MetricUnavailableError
 from ifan_plugin.metrics.protocols import BETTER, CUSTOM, NO_REFERENCE, PROTOCOLS, Protocol
 from ifan_plugin.models import figures
 from ifan_plugin.options import Option
-from ifan_plugin.visual import colour_disparity, contact_sheet, to_8bit
+from ifan_plugin.visual import ERROR_SCALE, colour_disparity, contact_sheet, error_map, kernel_grid, to_8bit
 
 VAL_OPTIONS = {
+    "tile": Option((int, str, bool), None),
+    "ensemble": Option(bool, False),
     "save_disparity": Option(bool, False),
     "baseline": Option(bool, False),
     "contact_sheet": Option(int, 0, minimum=0),
+    "error_map": Option(bool, False),
+    "kernels": Option(int, 0, minimum=0, maximum=12),
     "protocol": Option(str, None, choices=tuple(PROTOCOLS)),
     "labels": Option((str, dict), None),
 }
 """What IFANModel reads from ``val`` beside the host's keys.
 
+``tile``: restore by tiles of so many pixels, ``auto`` or ``off``; ``ensemble``: the mean over the legal flips and
+turns, which is told beside the figures. Both as in :func:`ifan_plugin.inference.run_network`.
 ``save_disparity``: write the disparity map (colours, and numbers as ``.npy``) beside each restored picture.
 ``baseline``: measure the blurred input too, and log both. ``contact_sheet``: write a sheet of so many scenes.
+``error_map``: with the difference from the sharp picture, restored and blurred (:func:`ifan_plugin.visual.error_map`).
+``kernels``: with the effective kernels at so many by so many places, the mean of all channels, on one scale
+(:mod:`ifan_plugin.inspect_filters`). TensorBoard gets the same pictures, these two of each set's first scene by
+themselves, too.
 ``protocol``: one of :data:`ifan_plugin.metrics.protocols.PROTOCOLS`, kept to in all: what data sets leave open it sets,
 and what contradicts it is refused; ``metrics`` then defaults to psnr, ssim and mae. Without it the figures are those of
 ``ifan``, or called ``custom`` where a data set or metric isn't. ``labels``: a file of scenes and their labels
 (:func:`ifan_plugin.data.labels.read_labels`), whose groups get means of their own; with several data sets with ground
 truth a mapping of data set name to file.
 """
+
+ERROR_CAPTION = f"error: bright at {ERROR_SCALE:g}"
+KERNEL_CAPTION = "kernels, fullest at"
+KERNEL_GRID_SIDE = 600  # px: twice a sheet's cell, since TensorBoard gets it by itself, too
 
 logger = logging.getLogger("basicsr")
 
@@ -60,6 +74,7 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
     name = dataset.opt["name"]
     indices = range(rank, len(dataset), world_size)
     protocol = _protocol(model, name)
+    model.views = tuple(dataset.opt.get("views") or ("center",))
     labels = _labels(options, name)
     bar = tqdm(total=len(indices), unit="picture", desc=name, disable=rank != 0 or not options.get("pbar", True))
     records, unavailable = [], {}
@@ -215,9 +230,22 @@ def _sheet_row(model: Any, dataset: Any, record: dict[str, Any]) -> list[tuple[s
     row.append((caption("restored", record["restored"]), model.output))
     if sharp is not None:
         row.append(("sharp", sharp))
+    options = model.opt["val"]
+    errors = []
+    if options.get("error_map") and sharp is not None:
+        pairs = [] if blurred is None else [("error before", blurred)]
+        pairs.append((ERROR_CAPTION, model.output))
+        errors = [(what, error_map(_as_array(picture), _as_array(sharp))) for what, picture in pairs]
     row = [(text, to_8bit(_turned_back(_as_array(picture), dataset))) for text, picture in row]
+    row += [(text, np.ascontiguousarray(_turned_back(picture, dataset))) for text, picture in errors]
     if disparity is not None:
         row.append(("disparity: blue -, red +", colour_disparity(disparity)))
+    if options.get("kernels"):
+        kernels = [[kernel.weights for kernel in line] for line in model.inspector().grid(options["kernels"])]
+        largest = max(abs(weights).max() for line in kernels for weights in line)
+        # Made in the network's frame and turned as a whole, which turns the places and each kernel alike.
+        grid = _turned_back(kernel_grid(kernels, KERNEL_GRID_SIDE), dataset)
+        row.append((f"{KERNEL_CAPTION} {largest:.2g}", np.ascontiguousarray(grid)))
     return row
 
 
@@ -256,7 +284,8 @@ def _report(
         logger.info("\n".join(lines))
     folder = Path(opt["path"]["visualization"]) / name if opt["is_train"] else Path(opt["path"]["results_root"]) / name
     if not opt["is_train"] and means["restored"]:
-        figures.write_tables(folder, name, protocol, _facts(dataset), records, means)
+        facts = _facts(dataset) | ({"ensemble": True} if opt["val"].get("ensemble") else {})
+        figures.write_tables(folder, name, protocol, facts, records, means)
     rows = [r["pictures"] for r in records if "pictures" in r]
     if rows:
         path = folder / f"contact_sheet{f'_{current_iter}' if opt['is_train'] else ''}.png"
@@ -265,6 +294,10 @@ def _report(
         logger.info(f"Contact sheet: {path}")
         if tb_logger:
             tb_logger.add_image(f"pictures/{name}", sheet, current_iter, dataformats="HWC")
+            for caption, picture in rows[0]:
+                for kind, start in (("errors", ERROR_CAPTION), ("kernels", KERNEL_CAPTION)):
+                    if caption.startswith(start):
+                        tb_logger.add_image(f"{kind}/{name}", picture, current_iter, dataformats="HWC")
 
 
 def _kind(protocol: str) -> str:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from ifan_plugin.errors import UserError
 from ifan_plugin.inference import pad_to_multiple, run_network
+from ifan_plugin.inference.run import checked_tile
 
 
 class Needy(nn.Module):
@@ -46,3 +48,58 @@ def test_an_explicit_multiple_wins():
             return lq
 
     assert run_network(Picky(), torch.rand(1, 3, 4, 7), multiple=5).shape == (1, 3, 4, 7)
+
+
+class Linear(nn.Module):
+    """A 1x1 convolution: autocast rounds it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix = nn.Conv2d(3, 3, 1)
+
+    def forward(self, lq):
+        return self.mix(lq)
+
+
+def test_precision():
+    network, lq = Linear(), torch.rand(1, 3, 8, 8)
+    exact, rounded = run_network(network, lq), run_network(network, lq, precision="bf16")
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.05
+    with pytest.raises(UserError, match="precision: fp16 needs a GPU; valid on the CPU: fp32, bf16"):
+        run_network(network, lq, precision="fp16")
+
+
+def test_progress_of_the_whole_picture():
+    counts = []
+    run_network(Linear(), torch.rand(1, 3, 8, 8), progress=lambda *each: counts.append(each))
+    assert counts == [(1, 1)]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), ("off", None), (False, None), ("auto", "auto"), (7, 7)])
+def test_what_a_tile_may_be(given, expected):
+    assert checked_tile(given) == expected
+
+
+@pytest.mark.parametrize("given", [True, 0, -8, 1.5, "on", "64", [64]])
+def test_what_a_tile_may_not_be(given):
+    with pytest.raises(UserError, match=r"^val: tile: must be auto, off or a positive number of pixels, not "):
+        checked_tile(given, "val: tile")
+
+
+@pytest.mark.parametrize("given", [True, -8, 1.5, "wide"])
+def test_what_a_halo_may_not_be(given):
+    with pytest.raises(UserError, match=r"^halo: must be auto, exact or a number of pixels, not "):
+        run_network(Needy(), torch.rand(1, 3, 8, 8), tile=8, halo=given)
+
+
+def test_the_mode_is_put_back_after_a_fault():
+    class Broken(nn.Module):
+        def forward(self, lq):
+            raise ValueError("no")
+
+    network = Broken().train()
+    with pytest.raises(ValueError, match="no"):
+        run_network(network, torch.rand(1, 3, 8, 8))
+    assert network.training
