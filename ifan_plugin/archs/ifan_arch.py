@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from ifan_plugin.archs.layers import (
     NEGATIVE_SLOPE,
     Encoder,
+    PointwiseConv,
     ResBlock,
+    channels_last,
     check_hyper_parameters,
     conv,
+    sum_of,
     up,
     xavier_init,
 )
+from ifan_plugin.archs.pieces import in_pieces
 from ifan_plugin.inference import pad_to_multiple
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
@@ -35,6 +39,7 @@ class IFANOutputs(NamedTuple):
     disparity: Tensor | None  # [B, 1, H/8, W/8], the right view's, in pixels at 1/8 size
     warped_right: Tensor | None  # [B, 3, H/8, W/8], the right view, warped to the left one
     left_small: Tensor | None  # [B, 3, H/8, W/8], the left view, area-downsampled
+    embedding: Tensor | None = None  # [B, 4*width, H/8, W/8], what the layer `to_filters` made the filters of
 
 
 class IFAN(nn.Module):
@@ -151,15 +156,12 @@ class IFAN(nn.Module):
         """
         height, width = lq.shape[-2:]
         padded = self._padded(lq)
-        *skips, features = self.feature_extractor(padded[:, :3])
-        if self.use_filters:
-            blur_features, disparity = self._blur_features(padded)
-            if torch.is_grad_enabled():
-                features = self._filtered(features, self.filter_predictor(blur_features, disparity))
-            else:  # nobody needs the filters afterwards: a part of them is all that is ever held
-                by_parts = self._fac_by_channels if hasattr(self, "fac") else self._iac_by_steps
-                features = by_parts(features, self.filter_predictor.embed(blur_features, disparity))
-        result = (padded[:, :3] + self.reconstructor(features, *skips))[..., :height, :width]
+        if torch.is_grad_enabled():
+            filters = self.filter_predictor(*self._blur_features(padded)) if self.use_filters else None
+            result = self._restore(padded, filters)
+        else:
+            result = self._restore_in_parts(padded)
+        result = result[..., :height, :width]
         return result if self.training else result.clamp(0, 1)
 
     def training_outputs(self, lq: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> IFANOutputs:
@@ -188,18 +190,20 @@ class IFAN(nn.Module):
             raise ValueError("give both views, left and right, or neither")
         elif left is not None and not (left.shape == right.shape == lq.shape):
             raise ValueError(f"left and right must be {list(lq.shape)}, got {list(left.shape)} and {list(right.shape)}")
+        lq = channels_last(lq)
         if not self.use_filters:
             return IFANOutputs(self._restore(lq, None), None, None, None, None)
 
         features, disparity = self._blur_features(lq)
-        filters = self.filter_predictor(features, disparity)
+        embedding = self.filter_predictor.embed(features, disparity)
+        filters = self.filter_predictor.to_filters(embedding)
         result = self._restore(lq, filters)
         if not self.use_disparity or right is None:
-            return IFANOutputs(result, filters, None, None, None)
+            return IFANOutputs(result, filters, None, None, None, embedding)
         if not self.dual_pixel:  # the dual-pixel network's own map is the right view's already
-            disparity = self.disparity_estimator(self.filter_encoder(right)[-1])
+            disparity = self.disparity_estimator(self.filter_encoder(channels_last(right))[-1])
         warped_right = warp_by_disparity(area_downsample(right, 8), disparity)
-        return IFANOutputs(result, filters, disparity, warped_right, area_downsample(left, 8))
+        return IFANOutputs(result, filters, disparity, warped_right, area_downsample(left, 8), embedding)
 
     def disparity(self, lq: Tensor) -> Tensor:
         """The disparity map the filters are predicted with, to look at.
@@ -227,7 +231,7 @@ class IFAN(nn.Module):
     def _padded(self, lq: Tensor) -> Tensor:
         """`lq` with its last row and column repeated up to multiples of 8."""
         self._check(lq)
-        return pad_to_multiple(lq, self.multiple_of)
+        return channels_last(pad_to_multiple(lq, self.multiple_of))
 
     def _blur_features(self, lq: Tensor) -> tuple[Tensor, Tensor | None]:
         """The filter encoder's features and the disparity map made of them, at 1/8 size."""
@@ -238,13 +242,29 @@ class IFAN(nn.Module):
         features = self.filter_encoder(views)[-1]
         return features, self.disparity_estimator(features) if self.use_disparity else None
 
+    def _restore_in_parts(self, lq: Tensor) -> Tensor:
+        """The unclipped result without gradients: nobody needs the filters afterwards, so a part of them is all that
+        is ever held, and what was used is let go."""
+        embedding = None
+        if self.use_filters:
+            embedding = self.filter_predictor.embed(*self._blur_features(lq))
+        center = lq[:, :3]
+        *skips, features = self.feature_extractor(center)
+        if embedding is not None:
+            by_parts = self._fac_by_channels if hasattr(self, "fac") else self._iac_by_steps
+            features = by_parts(features, embedding)
+            del embedding
+        return self.reconstructor(features, skips).add_(center)
+
     def _iac_by_steps(self, features: Tensor, embedding: Tensor) -> Tensor:
         """IAC with each step's filters predicted when it is their turn: 1/num_steps of the memory, the same result."""
         iac, channels = self.iac, features.shape[1]
+        features, embedding = features.contiguous(), embedding.contiguous()
+        held = None
         for step in range(iac.num_steps):
-            filters, bias = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps)
+            held = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps, held)
             act = iac.act_last or step < iac.num_steps - 1
-            features = iac_step(features, filters, bias, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
+            features = iac_step(features, *held, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
         return features
 
     def _fac_by_channels(self, features: Tensor, embedding: Tensor) -> Tensor:
@@ -261,6 +281,7 @@ class IFAN(nn.Module):
 
     def _filtered(self, features: Tensor, filters: Tensor) -> Tensor:
         """The features of the image, deblurred by all the filters at once."""
+        features = features.contiguous()
         return self.fac(features, filters) if hasattr(self, "fac") else self.iac(features, filters)
 
     def _restore(self, lq: Tensor, filters: Tensor | None) -> Tensor:
@@ -269,7 +290,7 @@ class IFAN(nn.Module):
         *skips, features = self.feature_extractor(center)
         if filters is not None:
             features = self._filtered(features, filters)
-        return center + self.reconstructor(features, *skips)
+        return center + self.reconstructor(features, skips)
 
 
 def disparity_estimator(channels: int, res_units: int) -> nn.Sequential:
@@ -299,7 +320,7 @@ class FilterPredictor(nn.Module):
             conv(channels, channels), ResBlock(channels, res_units), ResBlock(channels, res_units)
         )
         # Apart from the trunk and 1x1: its rows can be taken in slices, the filters of one step at a time.
-        self.to_filters = nn.Conv2d(channels, out_channels, 1)
+        self.to_filters = PointwiseConv(channels, out_channels)
 
     def embed(self, features: Tensor, disparity: Tensor | None) -> Tensor:
         """What `to_filters` makes the filters of: [B, channels, h, w]."""
@@ -310,15 +331,26 @@ class FilterPredictor(nn.Module):
     def forward(self, features: Tensor, disparity: Tensor | None) -> Tensor:
         return self.to_filters(self.embed(features, disparity))
 
-    def step_filters(self, embedding: Tensor, step: int, channels: int, num_steps: int) -> tuple[Tensor, Tensor]:
+    def step_filters(
+        self,
+        embedding: Tensor,
+        step: int,
+        channels: int,
+        num_steps: int,
+        held: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The filters of one step of IAC, out of :meth:`embed`'s result; together they are :meth:`forward`'s.
+
+        Args:
+            held: what this returned for another step, to be overwritten; without gradients.
 
         Returns:
             filters [B, 2*channels*taps, h, w] (vertical, then horizontal) and bias [B, channels, h, w].
         """
-        rows = self.to_filters.weight.shape[0] // num_steps - channels
+        rows = self.to_filters.out_channels // num_steps - channels
         first = num_steps * rows + step * channels
-        return self._rows(embedding, step * rows, rows), self._rows(embedding, first, channels)
+        filters, bias = held or (None, None)
+        return self._rows(embedding, step * rows, rows, filters), self._rows(embedding, first, channels, bias)
 
     def channel_filters(self, embedding: Tensor, first: int, count: int, channels: int) -> Tensor:
         """FAC's filters and biases of `count` of the `channels`, out of :meth:`embed`'s result.
@@ -326,15 +358,14 @@ class FilterPredictor(nn.Module):
         Returns:
             [B, count * (k*k + 1), h, w], the filters, then the biases.
         """
-        area = self.to_filters.weight.shape[0] // channels - 1
+        area = self.to_filters.out_channels // channels - 1
         filters = self._rows(embedding, first * area, count * area)
         return torch.cat([filters, self._rows(embedding, channels * area + first, count)], 1)
 
-    def _rows(self, embedding: Tensor, first: int, count: int) -> Tensor:
-        """Some rows of `to_filters`: a 1x1 convolution is a matrix product, and faster as one."""
-        part = slice(first, first + count)
-        product = torch.matmul(self.to_filters.weight.flatten(1)[part], embedding.flatten(2))
-        return product.add_(self.to_filters.bias[part, None]).unflatten(2, embedding.shape[2:])
+    def _rows(self, embedding: Tensor, first: int, count: int, held: Tensor | None = None) -> Tensor:
+        """Some rows of `to_filters`, [B, count, h, w]."""
+        out = None if held is None else held.flatten(2)
+        return self.to_filters.rows(embedding.flatten(2), first, count, out).unflatten(2, embedding.shape[2:])
 
 
 class Reconstructor(nn.Module):
@@ -353,9 +384,19 @@ class Reconstructor(nn.Module):
     def _refine(channels: int) -> nn.Sequential:
         return nn.Sequential(ResBlock(channels, 1), ResBlock(channels, 1))
 
-    def forward(self, features: Tensor, skip1: Tensor, skip2: Tensor, skip3: Tensor) -> Tensor:
-        out = self.bottleneck(features)
-        out = self.refine3(self.up3(out) + skip3)
-        out = self.refine2(self.up2(out) + skip2)
-        out = self.refine1(self.up1(out) + skip1)
-        return self.to_image(out)
+    def forward(self, features: Tensor, skips: list[Tensor]) -> Tensor:
+        """`skips`: the features at full size, 1/2 and 1/4. They are taken out of the list, so that their memory can be
+        used as soon as they have been."""
+        out = self.bottleneck(channels_last(features))
+        out = self.refine3(sum_of(self.up3(out), skips.pop()))
+        for last_levels in (self._half_size, self._full_size):
+            skip = skips.pop()
+            size, channels = tuple(skip.shape[2:]), skip.shape[1]
+            out = in_pieces(last_levels, out, skip, size=size, channels=channels, halo=8)
+        return out
+
+    def _half_size(self, features: Tensor, skip2: Tensor) -> Tensor:
+        return self.refine2(sum_of(self.up2(features), skip2))
+
+    def _full_size(self, features: Tensor, skip1: Tensor) -> Tensor:
+        return self.to_image(self.refine1(sum_of(self.up1(features), skip1)))
