@@ -41,7 +41,7 @@ def plain_copy(net):
     from torch import nn
     from torch.nn import functional as F
 
-    from ifan_plugin.archs import ifan_arch, layers
+    from ifan_plugin.archs import ifan_arch, ifan_parts, layers
     from ifan_plugin.inference import pad_to_multiple
     from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 
@@ -89,7 +89,7 @@ def plain_copy(net):
 
     plain = copy.deepcopy(net)
     forms = {
-        layers.ResBlock: residual, layers.Encoder: encoder, ifan_arch.Reconstructor: reconstructor,
+        layers.ResBlock: residual, layers.Encoder: encoder, ifan_parts.Reconstructor: reconstructor,
         ifan_arch.IAC: adaptive, layers.PointwiseConv: nn.Conv2d.forward,
     }  # fmt: skip
     for module in plain.modules():

@@ -11,19 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin.archs.layers import (
-    NEGATIVE_SLOPE,
-    Encoder,
-    PointwiseConv,
-    ResBlock,
-    channels_last,
-    check_hyper_parameters,
-    conv,
-    sum_of,
-    up,
-    xavier_init,
-)
-from ifan_plugin.archs.pieces import in_pieces
+from ifan_plugin.archs.ifan_parts import FilterPredictor, Reconstructor, disparity_estimator
+from ifan_plugin.archs.layers import NEGATIVE_SLOPE, Encoder, channels_last, check_hyper_parameters, xavier_init
 from ifan_plugin.inference import pad_to_multiple
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
@@ -64,11 +53,14 @@ class IFAN(nn.Module):
         fac_taps: side k of FAC's filters, odd. It predicts 4*width*(k*k + 1) channels: at k = 11 and width 32 15,616,
             858 MiB for a 1280x720 photo in float32 and about as much as IAC with N = 17 (15,232), which reaches 35
             pixels instead of 11. Without gradients a sixteenth of them is held at a time.
+        filter_init: what the first filters are, before training. `xavier`: the paper's, nearly zero, so that their
+            product over all steps lets next to nothing through, and hardly a gradient: a short training then leaves
+            them so and works through the skips alone. `identity`: the same about filters that pass the features on.
 
     Attributes:
         multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
         in_channels: channels of `lq`, 3 or 9.
-        hyper_parameters: the arguments it was built with; they go into its checkpoints.
+        hyper_parameters: the arguments it was built with but for `filter_init`; they go into its checkpoints.
 
     Raises:
         ValueError: hyper-parameters out of their range; dual_pixel without use_filters, where nothing would
@@ -89,11 +81,14 @@ class IFAN(nn.Module):
         use_filters: bool = True,
         filter_type: str = "iac",
         fac_taps: int = 11,
+        filter_init: str = "xavier",
     ) -> None:
         super().__init__()
         check_hyper_parameters(taps, width=width, num_steps=num_steps, res_units=res_units)
         if filter_type not in ("iac", "fac"):
             raise ValueError(f"filter_type must be iac or fac, got {filter_type!r}")
+        if filter_init not in ("xavier", "identity"):
+            raise ValueError(f"filter_init must be xavier or identity, got {filter_init!r}")
         if isinstance(fac_taps, bool) or not isinstance(fac_taps, int) or fac_taps < 1 or fac_taps % 2 == 0:
             raise ValueError(f"fac_taps must be a positive odd integer, got {fac_taps!r}")
         if dual_pixel and not use_filters:
@@ -104,6 +99,7 @@ class IFAN(nn.Module):
             "isotropic": isotropic, "use_disparity": use_disparity, "use_filters": use_filters,
             "filter_type": filter_type, "fac_taps": fac_taps,
         }  # fmt: skip
+        self.filter_init = filter_init
         self.dual_pixel = dual_pixel
         self.use_filters = use_filters
         self.use_disparity = use_disparity and use_filters
@@ -129,11 +125,17 @@ class IFAN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero."""
+        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero (see filter_init)."""
         xavier_init(self)
-        if self.use_filters:
-            xavier_init(self.filter_predictor.trunk, gain=1.5)
-            xavier_init(self.filter_predictor.to_filters, gain=1.5)
+        if not self.use_filters:
+            return
+        xavier_init(self.filter_predictor.trunk, gain=1.5)
+        xavier_init(self.filter_predictor.to_filters, gain=1.5)
+        if self.filter_init == "identity":  # one at the middle tap of each filter, whatever the picture
+            bias = self.filter_predictor.to_filters.bias.detach()
+            size = self.fac.taps**2 if hasattr(self, "fac") else self.iac.taps
+            per_channel = size + 1 if hasattr(self, "fac") else 2 * size + 1
+            bias[: bias.numel() // per_channel * (per_channel - 1)].view(-1, size)[:, size // 2] = 1
 
     @property
     def filter_channels(self) -> int:
@@ -291,112 +293,3 @@ class IFAN(nn.Module):
         if filters is not None:
             features = self._filtered(features, filters)
         return center + self.reconstructor(features, skips)
-
-
-def disparity_estimator(channels: int, res_units: int) -> nn.Sequential:
-    """Features [B, channels, h, w] to a signed disparity map [B, 1, h, w]."""
-    return nn.Sequential(
-        conv(channels, channels),
-        ResBlock(channels, res_units),
-        ResBlock(channels, res_units),
-        nn.Conv2d(channels, 1, 3, padding=1),
-    )
-
-
-class FilterPredictor(nn.Module):
-    """Features [B, channels, h, w] and disparity [B, 1, h, w] to IAC's filters [B, out_channels, h, w]."""
-
-    def __init__(self, channels: int, out_channels: int, res_units: int, use_disparity: bool) -> None:
-        super().__init__()
-        if use_disparity:
-            self.disparity_features = conv(1, channels)
-        self.fuse = nn.Sequential(
-            conv(2 * channels if use_disparity else channels, channels),
-            ResBlock(channels, res_units),
-            ResBlock(channels, res_units),
-            conv(channels, channels),
-        )
-        self.trunk = nn.Sequential(
-            conv(channels, channels), ResBlock(channels, res_units), ResBlock(channels, res_units)
-        )
-        # Apart from the trunk and 1x1: its rows can be taken in slices, the filters of one step at a time.
-        self.to_filters = PointwiseConv(channels, out_channels)
-
-    def embed(self, features: Tensor, disparity: Tensor | None) -> Tensor:
-        """What `to_filters` makes the filters of: [B, channels, h, w]."""
-        if disparity is not None:
-            features = torch.cat([features, self.disparity_features(disparity)], 1)
-        return self.trunk(self.fuse(features))
-
-    def forward(self, features: Tensor, disparity: Tensor | None) -> Tensor:
-        return self.to_filters(self.embed(features, disparity))
-
-    def step_filters(
-        self,
-        embedding: Tensor,
-        step: int,
-        channels: int,
-        num_steps: int,
-        held: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The filters of one step of IAC, out of :meth:`embed`'s result; together they are :meth:`forward`'s.
-
-        Args:
-            held: what this returned for another step, to be overwritten; without gradients.
-
-        Returns:
-            filters [B, 2*channels*taps, h, w] (vertical, then horizontal) and bias [B, channels, h, w].
-        """
-        rows = self.to_filters.out_channels // num_steps - channels
-        first = num_steps * rows + step * channels
-        filters, bias = held or (None, None)
-        return self._rows(embedding, step * rows, rows, filters), self._rows(embedding, first, channels, bias)
-
-    def channel_filters(self, embedding: Tensor, first: int, count: int, channels: int) -> Tensor:
-        """FAC's filters and biases of `count` of the `channels`, out of :meth:`embed`'s result.
-
-        Returns:
-            [B, count * (k*k + 1), h, w], the filters, then the biases.
-        """
-        area = self.to_filters.out_channels // channels - 1
-        filters = self._rows(embedding, first * area, count * area)
-        return torch.cat([filters, self._rows(embedding, channels * area + first, count)], 1)
-
-    def _rows(self, embedding: Tensor, first: int, count: int, held: Tensor | None = None) -> Tensor:
-        """Some rows of `to_filters`, [B, count, h, w]."""
-        out = None if held is None else held.flatten(2)
-        return self.to_filters.rows(embedding.flatten(2), first, count, out).unflatten(2, embedding.shape[2:])
-
-
-class Reconstructor(nn.Module):
-    """Features at 1/8 size, joined by those at 1/4, 1/2 and full size, to the residual image [B, 3, H, W]."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        deep = 4 * width
-        self.bottleneck = nn.Sequential(conv(deep, deep), ResBlock(deep, 3), conv(deep, deep))
-        self.up3, self.refine3 = up(deep, deep), self._refine(deep)
-        self.up2, self.refine2 = up(deep, 2 * width), self._refine(2 * width)
-        self.up1, self.refine1 = up(2 * width, width), self._refine(width)
-        self.to_image = conv(width, 3)  # with its LeakyReLU, as the authors trained it
-
-    @staticmethod
-    def _refine(channels: int) -> nn.Sequential:
-        return nn.Sequential(ResBlock(channels, 1), ResBlock(channels, 1))
-
-    def forward(self, features: Tensor, skips: list[Tensor]) -> Tensor:
-        """`skips`: the features at full size, 1/2 and 1/4. They are taken out of the list, so that their memory can be
-        used as soon as they have been."""
-        out = self.bottleneck(channels_last(features))
-        out = self.refine3(sum_of(self.up3(out), skips.pop()))
-        for last_levels in (self._half_size, self._full_size):
-            skip = skips.pop()
-            size, channels = tuple(skip.shape[2:]), skip.shape[1]
-            out = in_pieces(last_levels, out, skip, size=size, channels=channels, halo=8)
-        return out
-
-    def _half_size(self, features: Tensor, skip2: Tensor) -> Tensor:
-        return self.refine2(sum_of(self.up2(features), skip2))
-
-    def _full_size(self, features: Tensor, skip1: Tensor) -> Tensor:
-        return self.to_image(self.refine1(sum_of(self.up1(features), skip1)))
