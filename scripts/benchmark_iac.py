@@ -15,21 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
+
+import harness
+from harness import MIB
 
 SIZES = ("1x128x140x210", "1x128x90x160", "8x128x32x32", "1x128x500x750")
 CONTESTANTS = ("compiled", "twin", "twin+compile", "unfold", "unfold+split")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 PASSES = ("forward", "forward+backward")
 STEPS, TAPS = 17, 3
-MIB = 2**20
 
 
 def unfold_iac(x, filters, num_steps, taps=TAPS, slope=0.1, split_once=False):
@@ -105,17 +103,9 @@ def measure(job):
         y.backward(grad)
         return y
 
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        base = torch.cuda.memory_allocated()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-        base = _resident("VmRSS")
+    base = harness.reset_peak(device)
     once()
-    if cuda:
-        torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - base if cuda else _resident("VmHWM") - base
+    peak = harness.peak_above(base, device)
     bits = filters.detach().flatten().view(torch.float32)  # sums of 16-bit numbers would be slower than the memory
     seconds, reading, deadline = [], [], time.perf_counter() + job["budget"]
     while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < deadline):
@@ -130,17 +120,10 @@ def measure(job):
         seconds.append(time.perf_counter() - start)
     element = filters.element_size()
     read = filters.numel() * element * (1 if not backward else 3)  # backward reads again and writes the gradient
-    result = {"seconds": seconds, "peak": max(0, peak), "traffic": read, "output": x.numel() * element}
+    result = {"seconds": seconds, "peak": peak, "traffic": read, "output": x.numel() * element}
     if reading:
         result["bandwidth"] = filters.numel() * element / statistics.median(reading)
     return result
-
-
-def _resident(field):
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def bandwidth(job):
@@ -186,37 +169,7 @@ def in_process(job, timeout):
     reason = too_big(job)
     if reason:
         return {"error": reason}
-    command = [sys.executable, __file__, "--job", json.dumps(job)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {timeout} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return {"error": lines[-1][:200]}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def machine(device, threads):
-    """What the figures hold for."""
-    import torch
-
-    import ifan_plugin
-
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), model)
-    return {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{model}, {threads} threads",
-        "vector": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if device == "cuda" else None,
-        "python": platform.python_version(),
-        "ifan_plugin": ifan_plugin.__version__,
-    }
+    return harness.in_process(__file__, job, timeout)
 
 
 def _place(row):
@@ -225,7 +178,7 @@ def _place(row):
 
 def markdown(result):
     """The table for people."""
-    about = ", ".join(f"{k} {v}" for k, v in result["machine"].items() if v)
+    about = harness.described(result["machine"])
     kind = "copy" if result["device"] == "cuda" else "read"
     lines = [
         "# Iterative adaptive convolution: time and memory",
@@ -281,17 +234,14 @@ def main():
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     common = {"device": device, "threads": args.threads, "runs": args.runs, "budget": args.budget}
-    result = {"device": device, "machine": machine(device, args.threads), "rows": []}
+    result = {"device": device, "machine": harness.machine(device, args.threads), "rows": []}
     result |= in_process({**common, "bandwidth": True}, args.timeout)
     jobs = [
         {"size": s, "dtype": t, "pass": p, "contestant": c}
         for s in args.sizes for t in args.dtypes for p in args.passes for c in args.contestants
     ]  # fmt: skip
     for number, job in enumerate(jobs, 1):
-        row = job | in_process(common | job, args.timeout)
-        if "seconds" in row:
-            row["median"] = statistics.median(row["seconds"])
-            row["spread"] = (max(row["seconds"]) - min(row["seconds"])) / row["median"]
+        row = harness.summarise(job | in_process(common | job, args.timeout))
         result["rows"].append(row)
         shown = f"{row['median'] * 1e3:.1f} ms" if "median" in row else f"failed: {row['error']}"
         print(
@@ -299,9 +249,7 @@ def main():
             file=sys.stderr,
         )
         if args.out:  # after each row: an interrupted run keeps what it has
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.with_suffix(".md").write_text(markdown(result))
-            args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+            harness.write(result, markdown(result), args.out)
     print(markdown(result))
 
 

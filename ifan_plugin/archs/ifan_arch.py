@@ -11,15 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin.archs.layers import (
-    NEGATIVE_SLOPE,
-    Encoder,
-    ResBlock,
-    check_hyper_parameters,
-    conv,
-    up,
-    xavier_init,
-)
+from ifan_plugin.archs.ifan_parts import FilterPredictor, Reconstructor, disparity_estimator
+from ifan_plugin.archs.layers import NEGATIVE_SLOPE, Encoder, channels_last, check_hyper_parameters, xavier_init
 from ifan_plugin.inference import pad_to_multiple
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
@@ -35,6 +28,7 @@ class IFANOutputs(NamedTuple):
     disparity: Tensor | None  # [B, 1, H/8, W/8], the right view's, in pixels at 1/8 size
     warped_right: Tensor | None  # [B, 3, H/8, W/8], the right view, warped to the left one
     left_small: Tensor | None  # [B, 3, H/8, W/8], the left view, area-downsampled
+    embedding: Tensor | None = None  # [B, 4*width, H/8, W/8], what the layer `to_filters` made the filters of
 
 
 class IFAN(nn.Module):
@@ -59,11 +53,14 @@ class IFAN(nn.Module):
         fac_taps: side k of FAC's filters, odd. It predicts 4*width*(k*k + 1) channels: at k = 11 and width 32 15,616,
             858 MiB for a 1280x720 photo in float32 and about as much as IAC with N = 17 (15,232), which reaches 35
             pixels instead of 11. Without gradients a sixteenth of them is held at a time.
+        filter_init: what the first filters are, before training. `xavier`: the paper's, nearly zero, so that their
+            product over all steps lets next to nothing through, and hardly a gradient: a short training then leaves
+            them so and works through the skips alone. `identity`: the same about filters that pass the features on.
 
     Attributes:
         multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
         in_channels: channels of `lq`, 3 or 9.
-        hyper_parameters: the arguments it was built with; they go into its checkpoints.
+        hyper_parameters: the arguments it was built with but for `filter_init`; they go into its checkpoints.
 
     Raises:
         ValueError: hyper-parameters out of their range; dual_pixel without use_filters, where nothing would
@@ -84,11 +81,14 @@ class IFAN(nn.Module):
         use_filters: bool = True,
         filter_type: str = "iac",
         fac_taps: int = 11,
+        filter_init: str = "xavier",
     ) -> None:
         super().__init__()
         check_hyper_parameters(taps, width=width, num_steps=num_steps, res_units=res_units)
         if filter_type not in ("iac", "fac"):
             raise ValueError(f"filter_type must be iac or fac, got {filter_type!r}")
+        if filter_init not in ("xavier", "identity"):
+            raise ValueError(f"filter_init must be xavier or identity, got {filter_init!r}")
         if isinstance(fac_taps, bool) or not isinstance(fac_taps, int) or fac_taps < 1 or fac_taps % 2 == 0:
             raise ValueError(f"fac_taps must be a positive odd integer, got {fac_taps!r}")
         if dual_pixel and not use_filters:
@@ -99,6 +99,7 @@ class IFAN(nn.Module):
             "isotropic": isotropic, "use_disparity": use_disparity, "use_filters": use_filters,
             "filter_type": filter_type, "fac_taps": fac_taps,
         }  # fmt: skip
+        self.filter_init = filter_init
         self.dual_pixel = dual_pixel
         self.use_filters = use_filters
         self.use_disparity = use_disparity and use_filters
@@ -124,11 +125,17 @@ class IFAN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero."""
+        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero (see filter_init)."""
         xavier_init(self)
-        if self.use_filters:
-            xavier_init(self.filter_predictor.trunk, gain=1.5)
-            xavier_init(self.filter_predictor.to_filters, gain=1.5)
+        if not self.use_filters:
+            return
+        xavier_init(self.filter_predictor.trunk, gain=1.5)
+        xavier_init(self.filter_predictor.to_filters, gain=1.5)
+        if self.filter_init == "identity":  # one at the middle tap of each filter, whatever the picture
+            bias = self.filter_predictor.to_filters.bias.detach()
+            size = self.fac.taps**2 if hasattr(self, "fac") else self.iac.taps
+            per_channel = size + 1 if hasattr(self, "fac") else 2 * size + 1
+            bias[: bias.numel() // per_channel * (per_channel - 1)].view(-1, size)[:, size // 2] = 1
 
     @property
     def filter_channels(self) -> int:
@@ -151,15 +158,12 @@ class IFAN(nn.Module):
         """
         height, width = lq.shape[-2:]
         padded = self._padded(lq)
-        *skips, features = self.feature_extractor(padded[:, :3])
-        if self.use_filters:
-            blur_features, disparity = self._blur_features(padded)
-            if torch.is_grad_enabled():
-                features = self._filtered(features, self.filter_predictor(blur_features, disparity))
-            else:  # nobody needs the filters afterwards: a part of them is all that is ever held
-                by_parts = self._fac_by_channels if hasattr(self, "fac") else self._iac_by_steps
-                features = by_parts(features, self.filter_predictor.embed(blur_features, disparity))
-        result = (padded[:, :3] + self.reconstructor(features, *skips))[..., :height, :width]
+        if torch.is_grad_enabled():
+            filters = self.filter_predictor(*self._blur_features(padded)) if self.use_filters else None
+            result = self._restore(padded, filters)
+        else:
+            result = self._restore_in_parts(padded)
+        result = result[..., :height, :width]
         return result if self.training else result.clamp(0, 1)
 
     def training_outputs(self, lq: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> IFANOutputs:
@@ -188,18 +192,20 @@ class IFAN(nn.Module):
             raise ValueError("give both views, left and right, or neither")
         elif left is not None and not (left.shape == right.shape == lq.shape):
             raise ValueError(f"left and right must be {list(lq.shape)}, got {list(left.shape)} and {list(right.shape)}")
+        lq = channels_last(lq)
         if not self.use_filters:
             return IFANOutputs(self._restore(lq, None), None, None, None, None)
 
         features, disparity = self._blur_features(lq)
-        filters = self.filter_predictor(features, disparity)
+        embedding = self.filter_predictor.embed(features, disparity)
+        filters = self.filter_predictor.to_filters(embedding)
         result = self._restore(lq, filters)
         if not self.use_disparity or right is None:
-            return IFANOutputs(result, filters, None, None, None)
+            return IFANOutputs(result, filters, None, None, None, embedding)
         if not self.dual_pixel:  # the dual-pixel network's own map is the right view's already
-            disparity = self.disparity_estimator(self.filter_encoder(right)[-1])
+            disparity = self.disparity_estimator(self.filter_encoder(channels_last(right))[-1])
         warped_right = warp_by_disparity(area_downsample(right, 8), disparity)
-        return IFANOutputs(result, filters, disparity, warped_right, area_downsample(left, 8))
+        return IFANOutputs(result, filters, disparity, warped_right, area_downsample(left, 8), embedding)
 
     def disparity(self, lq: Tensor) -> Tensor:
         """The disparity map the filters are predicted with, to look at.
@@ -227,7 +233,7 @@ class IFAN(nn.Module):
     def _padded(self, lq: Tensor) -> Tensor:
         """`lq` with its last row and column repeated up to multiples of 8."""
         self._check(lq)
-        return pad_to_multiple(lq, self.multiple_of)
+        return channels_last(pad_to_multiple(lq, self.multiple_of))
 
     def _blur_features(self, lq: Tensor) -> tuple[Tensor, Tensor | None]:
         """The filter encoder's features and the disparity map made of them, at 1/8 size."""
@@ -238,13 +244,29 @@ class IFAN(nn.Module):
         features = self.filter_encoder(views)[-1]
         return features, self.disparity_estimator(features) if self.use_disparity else None
 
+    def _restore_in_parts(self, lq: Tensor) -> Tensor:
+        """The unclipped result without gradients: nobody needs the filters afterwards, so a part of them is all that
+        is ever held, and what was used is let go."""
+        embedding = None
+        if self.use_filters:
+            embedding = self.filter_predictor.embed(*self._blur_features(lq))
+        center = lq[:, :3]
+        *skips, features = self.feature_extractor(center)
+        if embedding is not None:
+            by_parts = self._fac_by_channels if hasattr(self, "fac") else self._iac_by_steps
+            features = by_parts(features, embedding)
+            del embedding
+        return self.reconstructor(features, skips).add_(center)
+
     def _iac_by_steps(self, features: Tensor, embedding: Tensor) -> Tensor:
         """IAC with each step's filters predicted when it is their turn: 1/num_steps of the memory, the same result."""
         iac, channels = self.iac, features.shape[1]
+        features, embedding = features.contiguous(), embedding.contiguous()
+        held = None
         for step in range(iac.num_steps):
-            filters, bias = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps)
+            held = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps, held)
             act = iac.act_last or step < iac.num_steps - 1
-            features = iac_step(features, filters, bias, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
+            features = iac_step(features, *held, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
         return features
 
     def _fac_by_channels(self, features: Tensor, embedding: Tensor) -> Tensor:
@@ -261,6 +283,7 @@ class IFAN(nn.Module):
 
     def _filtered(self, features: Tensor, filters: Tensor) -> Tensor:
         """The features of the image, deblurred by all the filters at once."""
+        features = features.contiguous()
         return self.fac(features, filters) if hasattr(self, "fac") else self.iac(features, filters)
 
     def _restore(self, lq: Tensor, filters: Tensor | None) -> Tensor:
@@ -269,93 +292,4 @@ class IFAN(nn.Module):
         *skips, features = self.feature_extractor(center)
         if filters is not None:
             features = self._filtered(features, filters)
-        return center + self.reconstructor(features, *skips)
-
-
-def disparity_estimator(channels: int, res_units: int) -> nn.Sequential:
-    """Features [B, channels, h, w] to a signed disparity map [B, 1, h, w]."""
-    return nn.Sequential(
-        conv(channels, channels),
-        ResBlock(channels, res_units),
-        ResBlock(channels, res_units),
-        nn.Conv2d(channels, 1, 3, padding=1),
-    )
-
-
-class FilterPredictor(nn.Module):
-    """Features [B, channels, h, w] and disparity [B, 1, h, w] to IAC's filters [B, out_channels, h, w]."""
-
-    def __init__(self, channels: int, out_channels: int, res_units: int, use_disparity: bool) -> None:
-        super().__init__()
-        if use_disparity:
-            self.disparity_features = conv(1, channels)
-        self.fuse = nn.Sequential(
-            conv(2 * channels if use_disparity else channels, channels),
-            ResBlock(channels, res_units),
-            ResBlock(channels, res_units),
-            conv(channels, channels),
-        )
-        self.trunk = nn.Sequential(
-            conv(channels, channels), ResBlock(channels, res_units), ResBlock(channels, res_units)
-        )
-        # Apart from the trunk and 1x1: its rows can be taken in slices, the filters of one step at a time.
-        self.to_filters = nn.Conv2d(channels, out_channels, 1)
-
-    def embed(self, features: Tensor, disparity: Tensor | None) -> Tensor:
-        """What `to_filters` makes the filters of: [B, channels, h, w]."""
-        if disparity is not None:
-            features = torch.cat([features, self.disparity_features(disparity)], 1)
-        return self.trunk(self.fuse(features))
-
-    def forward(self, features: Tensor, disparity: Tensor | None) -> Tensor:
-        return self.to_filters(self.embed(features, disparity))
-
-    def step_filters(self, embedding: Tensor, step: int, channels: int, num_steps: int) -> tuple[Tensor, Tensor]:
-        """The filters of one step of IAC, out of :meth:`embed`'s result; together they are :meth:`forward`'s.
-
-        Returns:
-            filters [B, 2*channels*taps, h, w] (vertical, then horizontal) and bias [B, channels, h, w].
-        """
-        rows = self.to_filters.weight.shape[0] // num_steps - channels
-        first = num_steps * rows + step * channels
-        return self._rows(embedding, step * rows, rows), self._rows(embedding, first, channels)
-
-    def channel_filters(self, embedding: Tensor, first: int, count: int, channels: int) -> Tensor:
-        """FAC's filters and biases of `count` of the `channels`, out of :meth:`embed`'s result.
-
-        Returns:
-            [B, count * (k*k + 1), h, w], the filters, then the biases.
-        """
-        area = self.to_filters.weight.shape[0] // channels - 1
-        filters = self._rows(embedding, first * area, count * area)
-        return torch.cat([filters, self._rows(embedding, channels * area + first, count)], 1)
-
-    def _rows(self, embedding: Tensor, first: int, count: int) -> Tensor:
-        """Some rows of `to_filters`: a 1x1 convolution is a matrix product, and faster as one."""
-        part = slice(first, first + count)
-        product = torch.matmul(self.to_filters.weight.flatten(1)[part], embedding.flatten(2))
-        return product.add_(self.to_filters.bias[part, None]).unflatten(2, embedding.shape[2:])
-
-
-class Reconstructor(nn.Module):
-    """Features at 1/8 size, joined by those at 1/4, 1/2 and full size, to the residual image [B, 3, H, W]."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        deep = 4 * width
-        self.bottleneck = nn.Sequential(conv(deep, deep), ResBlock(deep, 3), conv(deep, deep))
-        self.up3, self.refine3 = up(deep, deep), self._refine(deep)
-        self.up2, self.refine2 = up(deep, 2 * width), self._refine(2 * width)
-        self.up1, self.refine1 = up(2 * width, width), self._refine(width)
-        self.to_image = conv(width, 3)  # with its LeakyReLU, as the authors trained it
-
-    @staticmethod
-    def _refine(channels: int) -> nn.Sequential:
-        return nn.Sequential(ResBlock(channels, 1), ResBlock(channels, 1))
-
-    def forward(self, features: Tensor, skip1: Tensor, skip2: Tensor, skip3: Tensor) -> Tensor:
-        out = self.bottleneck(features)
-        out = self.refine3(self.up3(out) + skip3)
-        out = self.refine2(self.up2(out) + skip2)
-        out = self.refine1(self.up1(out) + skip1)
-        return self.to_image(out)
+        return center + self.reconstructor(features, skips)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ifan_plugin.archs.layers import ResBlock, check_hyper_parameters, conv, xavier_init
+from ifan_plugin.archs.layers import PointwiseConv, ResBlock, check_hyper_parameters, conv, xavier_init
 from ifan_plugin.ops import IAC
 from ifan_plugin.ops import filter_channels as iac_channels
 
@@ -46,13 +48,22 @@ class ReblurNet(nn.Module):
         self.iac = IAC(num_steps, taps, act_last=False, isotropic=isotropic)
         xavier_init(self)
 
-    def forward(self, sharp: Tensor, filters: Tensor) -> Tensor:
+    def forward(
+        self,
+        sharp: Tensor,
+        filters: Tensor,
+        embedding: Tensor | None = None,
+        to_filters: PointwiseConv | None = None,
+    ) -> Tensor:
         """The sharp image, blurred again, at 1/8 size.
 
         Args:
             sharp: RGB in [0, 1], [B, 3, H, W], taken at 1/8 size by its pixels [8y, 8x] (nearest); or already
                 that small, [B, 3, H/8, W/8].
             filters: `IFAN.training_outputs(...).filters`, [B, filter_channels, H/8, W/8].
+            embedding, to_filters: the layer that made the filters and what it made them of,
+                `IFAN.training_outputs(...).embedding`, [B, 4*width, H/8, W/8]. With them the first convolution here
+                and that layer are multiplied out, which is the same but for rounding and a small part of the work.
 
         Returns:
             [B, 3, H/8, W/8], not clipped.
@@ -71,4 +82,22 @@ class ReblurNet(nn.Module):
             raise ValueError(
                 f"for filters {list(filters.shape)} sharp must be {full} or {small}, got {list(sharp.shape)}"
             )
-        return sharp + self.iac(sharp, self.to_filters(self.trunk(filters)))
+        if embedding is None or to_filters is None:
+            features = self.trunk(filters)
+        else:
+            features = self.trunk[1:](self.trunk[0][1](self._first_of(embedding, to_filters)))
+        return sharp + self.iac(sharp, self.to_filters(features).contiguous())
+
+    def _first_of(self, embedding: Tensor, to_filters: PointwiseConv) -> Tensor:
+        """The first convolution of the filters, without its activation, made of their embedding.
+
+        Between the two layers stand thousands of channels and no activation: their matrices can be multiplied first,
+        [out, filters] x [filters, embedding] for each of the 3x3 taps, whatever the picture's size.
+        """
+        first = self.trunk[0][0]
+        by_tap = first.weight.permute(0, 2, 3, 1)  # [out, 3, 3, filters]
+        weight = torch.matmul(by_tap, to_filters.weight.flatten(1)).permute(0, 3, 1, 2)
+        # The filters' own bias counts for those taps that lie within the picture: around it the filters are zero.
+        bias = torch.matmul(by_tap, to_filters.bias)[:, None]
+        inside = functional.conv2d(embedding.new_ones(1, 1, *embedding.shape[2:]), bias, padding=1)
+        return functional.conv2d(embedding, weight, first.bias, padding=1) + inside

@@ -55,7 +55,8 @@ class TrainingStep(nn.Module):
         if self.with_disparity and outputs.warped_right is not None:
             found |= {"warped_right": outputs.warped_right, "left_small": outputs.left_small}
         if self.net_r is not None:
-            found["reblurred"] = self.net_r(gt, outputs.filters)
+            to_filters = self.net_g.filter_predictor.to_filters
+            found["reblurred"] = self.net_r(gt, outputs.filters, outputs.embedding, to_filters)
         return found
 
 

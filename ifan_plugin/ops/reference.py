@@ -160,7 +160,7 @@ def _check_types(tensors: dict[str, Tensor], integers: dict[str, int]) -> None:
 def _check_parameters(taps: int, negative_slope: float) -> None:
     if taps < 1 or taps % 2 == 0:
         raise ValueError(f"taps must be odd and positive, got {taps}")
-    if not math.isfinite(negative_slope) or negative_slope < 0:
+    if not 0 <= negative_slope < math.inf:  # NaN neither
         raise ValueError(f"negative_slope must be finite and not negative, got {negative_slope}")
 
 

@@ -161,8 +161,8 @@ def test_training_outputs_of_ablations() -> None:
     lq = image(1, 3, 16, 16)
     without_disparity = small(use_disparity=False).training_outputs(lq, lq, lq)
     assert without_disparity.filters is not None
-    assert without_disparity[2:] == (None, None, None)
-    assert small(use_filters=False).training_outputs(lq, lq, lq)[1:] == (None, None, None, None)
+    assert without_disparity[2:5] == (None, None, None)
+    assert small(use_filters=False).training_outputs(lq, lq, lq)[1:] == (None,) * 5
 
 
 def test_disparity_of_any_size() -> None:
@@ -284,3 +284,18 @@ def test_state_dict_round_trip() -> None:
     assert not torch.equal(source(lq), target(lq))
     target.load_state_dict(source.state_dict(), strict=True)
     assert torch.equal(source(lq), target(lq))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"isotropic": True}, {"taps": 5}, {"filter_type": "fac", "fac_taps": 3}], ids=str
+)
+def test_identity_filters_pass_the_features_on(options: dict) -> None:
+    """About: what the predictor adds to them is small at first."""
+    network = small(filter_init="identity", **options).eval()
+    nn.init.zeros_(network.filter_predictor.to_filters.weight)
+    features = image(1, 8, 3, 4).abs()  # no activation changes what is positive
+    filters = network.filter_predictor(image(1, 8, 3, 4), image(1, 1, 3, 4))
+    torch.testing.assert_close(network._filtered(features, filters), features)
+    assert "filter_init" not in network.hyper_parameters
+    with pytest.raises(ValueError, match="filter_init must be xavier or identity"):
+        small(filter_init="zero")

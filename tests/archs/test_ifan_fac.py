@@ -49,7 +49,7 @@ def test_the_layer_gets_filters_and_biases_in_this_order():
         *skips, features = network.feature_extractor(lq)
         filters, bias = outputs.filters[:, :500], outputs.filters[:, 500:]
         deblurred = F.leaky_relu(fac(features, filters, 5, bias), 0.1)
-        torch.testing.assert_close(outputs.result, lq + network.reconstructor(deblurred, *skips))
+        torch.testing.assert_close(outputs.result, lq + network.reconstructor(deblurred, skips))
 
 
 @pytest.mark.parametrize(

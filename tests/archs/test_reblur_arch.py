@@ -53,6 +53,26 @@ def test_paper_size() -> None:
     assert network.to_filters.weight.shape == (17 * 3 * 7, 128, 3, 3)
 
 
+@pytest.mark.parametrize("filter_type", ["iac", "fac"])
+def test_the_layer_that_made_the_filters_can_be_multiplied_in(filter_type: str) -> None:
+    """The same blurred image and the same gradients as by way of the filters, at the picture's edges too."""
+    torch.manual_seed(0)
+    network = IFAN(width=2, num_steps=2, res_units=1, filter_type=filter_type, fac_taps=3).double()
+    torch.nn.init.normal_(network.filter_predictor.to_filters.bias)
+    sharp = tensors()[0].double()
+    reblur_net = small(filter_channels=network.filter_channels).double()
+    parameters = [*network.filter_predictor.parameters(), *reblur_net.parameters()]
+    results = []
+    for multiplied in (False, True):
+        out = network.training_outputs(sharp)
+        made_of = (out.embedding, network.filter_predictor.to_filters) if multiplied else ()
+        blurred = reblur_net(sharp, out.filters, *made_of)
+        results.append([blurred, *torch.autograd.grad(blurred.square().sum(), parameters)])
+    assert any(not torch.equal(way, product) for way, product in zip(*results, strict=True))
+    for way, product in zip(*results, strict=True):
+        torch.testing.assert_close(product, way, rtol=1e-9, atol=1e-9)
+
+
 def test_the_loss_reaches_the_filter_predictor() -> None:
     torch.manual_seed(0)
     network = IFAN(width=2, num_steps=2, res_units=1).double()

@@ -1,0 +1,376 @@
+#!/usr/bin/env python
+"""Time and memory of the whole network: written plainly, and as it stands here. Restoring a picture, or training.
+
+Both have the same weights and see the same picture, each in a process of its own, in one run: read ratios, not seconds.
+"plain" is the network as one writes it first: channels outermost, float32, all the filters made at once by a 1x1
+convolution, IAC by unfolding. Writes a Markdown table and JSON: latency, peak memory above the weights, where the time
+goes, and the largest difference between the results (before clipping).
+
+examples:
+  python scripts/benchmark_restore.py                                       # both sizes, on the GPU if there is one
+  python scripts/benchmark_restore.py --device cpu --threads 2 --out docs/benchmarks/restore_cpu
+  python scripts/benchmark_restore.py --sizes 1280x720 --contestants plain ours ours+compile
+  python scripts/benchmark_restore.py --passes train                        # batch 8 of 256x256, all three losses
+  python scripts/benchmark_restore.py --device cuda --precisions fp32 fp16 bf16 --sizes 1280x720 6000x4000
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import harness
+from harness import MIB
+
+SIZES = ("1280x720", "1680x1120")
+CONTESTANTS = ("plain", "ours", "ours+compile")
+PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
+STAGES = ("feature_extractor", "filter_encoder", "disparity_estimator", "fuse", "trunk", "reconstructor")
+
+
+def plain_copy(net):
+    """The same weights in the plain form."""
+    import torch
+    from benchmark_iac import unfold_iac
+    from torch import nn
+    from torch.nn import functional as F
+
+    from ifan_plugin.archs import ifan_arch, ifan_parts, layers
+    from ifan_plugin.inference import pad_to_multiple
+    from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
+
+    def residual(self, x):
+        out = x
+        for unit in self.units:
+            out = F.leaky_relu(out + unit(out), layers.NEGATIVE_SLOPE)
+        return out + x if len(self.units) > 1 else out
+
+    def encoder(self, image):
+        features = [self.level1(image)]
+        for level in (self.level2, self.level3, self.level4):
+            features.append(level(features[-1]))
+        return features
+
+    def reconstructor(self, features, skips):
+        out = self.bottleneck(features)
+        for up, refine, skip in zip(
+            (self.up3, self.up2, self.up1), (self.refine3, self.refine2, self.refine1), reversed(skips), strict=True
+        ):
+            out = refine(up(out) + skip)
+        return self.to_image(out)
+
+    def adaptive(self, x, filters):
+        if self.act_last:
+            return unfold_iac(x, filters, self.num_steps, self.taps, self.negative_slope, split_once=True)
+        # The reblurring network's last step has no activation: undone, since the slope isn't zero.
+        result = unfold_iac(x, filters, self.num_steps, self.taps, self.negative_slope, split_once=True)
+        return torch.where(result > 0, result, result / self.negative_slope)
+
+    def training_outputs(self, lq, left=None, right=None):
+        *skips, features = self.feature_extractor(lq)
+        blur = self.filter_encoder(lq)[-1]
+        filters = self.filter_predictor(blur, self.disparity_estimator(blur))
+        result = lq + self.reconstructor(self.iac(features, filters), skips)
+        if right is None:
+            return ifan_arch.IFANOutputs(result, filters, None, None, None)
+        disparity = self.disparity_estimator(self.filter_encoder(right)[-1])
+        warped = warp_by_disparity(area_downsample(right, 8), disparity)
+        return ifan_arch.IFANOutputs(result, filters, disparity, warped, area_downsample(left, 8))
+
+    def forward(self, lq):
+        result = self.training_outputs(pad_to_multiple(lq, 8)).result[..., : lq.shape[2], : lq.shape[3]]
+        return result if self.training else result.clamp(0, 1)
+
+    plain = copy.deepcopy(net)
+    forms = {
+        layers.ResBlock: residual, layers.Encoder: encoder, ifan_parts.Reconstructor: reconstructor,
+        ifan_arch.IAC: adaptive, layers.PointwiseConv: nn.Conv2d.forward,
+    }  # fmt: skip
+    for module in plain.modules():
+        if type(module) in forms:
+            module.forward = types.MethodType(forms[type(module)], module)
+    if isinstance(plain, ifan_arch.IFAN):
+        plain.training_outputs = types.MethodType(training_outputs, plain)
+        plain.forward = types.MethodType(forward, plain)
+    return plain
+
+
+def networks(job):
+    """The contestant's network on its device, and its reblurring network for training."""
+    import torch
+
+    from ifan_plugin.archs.ifan_arch import IFAN
+    from ifan_plugin.archs.reblur_arch import ReblurNet
+
+    torch.manual_seed(0)
+    net = IFAN()
+    blurring = ReblurNet(net.filter_channels)
+    if job["weights"]:
+        from ifan_plugin.conversion import read_weights
+
+        weights = read_weights(job["weights"])
+        net = IFAN(**weights.hyper_parameters)
+        net.load_state_dict(weights.params)
+    if job["contestant"] == "plain":
+        net, blurring = plain_copy(net), plain_copy(blurring)
+    return net.to(job["device"]), blurring.to(job["device"])
+
+
+def picture_of(job, batch=1):
+    import torch
+
+    from ifan_plugin.profiling import example_picture
+
+    width, height = (int(n) for n in job["size"].split("x"))
+    picture = example_picture(3, height, width)
+    shifted = [torch.roll(picture, i, dims=3) for i in range(batch)]
+    return torch.cat(shifted).to(job["device"])
+
+
+class Stages:
+    """Seconds spent in the network's parts, by hooks; they wait for the GPU, so only one extra run has them."""
+
+    def __init__(self, net, wait):
+        self.seconds, self.started, self.wait = {}, {}, wait
+        for name, module in net.named_modules():
+            stage = name.rpartition(".")[2]
+            if stage in STAGES and name.count(".") < 2:
+                module.register_forward_pre_hook(lambda *_, s=stage: self._start(s))
+                module.register_forward_hook(lambda *_, s=stage: self._stop(s))
+
+    def _start(self, stage):
+        self.wait()
+        self.started[stage] = time.perf_counter()
+
+    def _stop(self, stage):
+        self.wait()
+        self.seconds[stage] = self.seconds.get(stage, 0) + time.perf_counter() - self.started[stage]
+
+    def named(self, total):
+        """Stage -> seconds, for people; what is in none of them is the filters and IAC."""
+        own = self.seconds
+        predictor = own.get("fuse", 0) + own.get("trunk", 0)
+        found = {
+            "feature extractor": own["feature_extractor"],
+            "filter encoder": own["filter_encoder"],
+            "disparity": own["disparity_estimator"],
+            "filter predictor's trunk": predictor,
+            "filters and IAC": total - sum(own.values()),
+            "reconstructor": own["reconstructor"],
+        }
+        return {name: round(seconds, 4) for name, seconds in found.items()}
+
+
+def waiting(device):
+    """Waits until the GPU is done; nothing on a CPU."""
+    import torch
+
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def autocast(job):
+    import torch
+
+    name = PRECISIONS[job["precision"]]
+    return torch.autocast(job["device"], getattr(torch, name or "bfloat16"), enabled=name is not None)
+
+
+def restoring(job):
+    """One call restores the picture. (network, function)"""
+    import torch
+
+    net = networks(job)[0].eval()
+    picture = picture_of(job)
+    run = torch.compile(net) if job["contestant"] == "ours+compile" else net
+
+    def once():
+        with torch.no_grad(), autocast(job):
+            return run(picture)
+
+    return net, once
+
+
+def training(job):
+    """One call is a step of the whole recipe but for reading data: three losses, backward, clipping, Adam."""
+    import torch
+    from torch.nn import functional as F
+
+    from ifan_plugin.losses.disparity_loss import DisparityLoss
+    from ifan_plugin.losses.reblur_loss import ReblurLoss
+
+    net, blurring = (network.train() for network in networks(job))
+    lq, sharp, left, right = (picture_of(job, job["batch"]).roll(i, 2) for i in range(4))
+    parameters = [*net.parameters(), *blurring.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-6)  # small: the values shouldn't run away in a benchmark
+    disparity_loss, reblur_loss = DisparityLoss(), ReblurLoss()
+    outputs_of = net.training_outputs
+    if job["contestant"] == "ours+compile":
+        outputs_of = torch.compile(outputs_of)
+
+    def once():
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(job):
+            outputs = outputs_of(lq, left, right)
+            made_of = (outputs.embedding, net.filter_predictor.to_filters)
+            reblurred = blurring(sharp, outputs.filters, *made_of)
+        loss = F.mse_loss(outputs.result.float(), sharp)
+        loss = loss + disparity_loss(outputs.warped_right.float(), outputs.left_small.float())
+        loss = loss + reblur_loss(reblurred.float(), lq)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+        return loss.detach()
+
+    return net, once
+
+
+def measure(job):
+    """Run one contestant in this process: seconds of each run, peak memory in bytes, seconds by stage."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    restores = job["pass"] == "restore"
+    net, once = (restoring if restores else training)(job)
+    wait = waiting(job["device"])
+    base = harness.reset_peak(job["device"])
+    first = once()
+    peak = harness.peak_above(base, job["device"])
+    seconds, end = [], time.perf_counter() + job["budget"]
+    while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < end):
+        start = time.perf_counter()
+        once()
+        wait()
+        seconds.append(time.perf_counter() - start)
+    result = {"seconds": seconds, "peak": peak}
+    if not restores:
+        result["loss"] = float(first)  # of the first step: the forms must agree on it
+    if restores and job["contestant"] != "ours+compile":
+        stages = Stages(net, wait)
+        start = time.perf_counter()
+        once()
+        wait()
+        result["stages"] = stages.named(time.perf_counter() - start)
+    return result
+
+
+def difference(job):
+    """The largest difference of a contestant's result from the plain form's in float32, before clipping."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    results = []
+    for form in ({"contestant": "plain", "precision": "fp32"}, {}):
+        net, once = restoring(job | form)
+        net.train()  # the result isn't clipped then; nothing else changes
+        results.append(once().float().cpu())
+        del net, once
+    plain, other = results
+    mse = float((plain.clamp(0, 1) - other.clamp(0, 1)).square().mean())
+    return {"difference": float((plain - other).abs().max()), "mse": mse, "largest": float(plain.abs().max())}
+
+
+def markdown(result):
+    """The tables for people."""
+    lines = [
+        "# The whole network: time and memory",
+        "",
+        f"{result['network']}. {harness.described(result['machine'])}.",
+        "Times are medians, the spread is (max - min) / median; memory is the peak above weights and input. The",
+        "difference is the largest one between the result, before clipping, and the plain form's in float32.",
+        "",
+        "| pass | size | contestant | s | spread | faster than plain | memory, MiB | of plain's | difference |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    plain = {
+        (r["pass"], r["size"]): r for r in result["rows"] if r["contestant"] == "plain" and r["precision"] == "fp32"
+    }
+    for row in result["rows"]:
+        name = row["contestant"] + (f", {row['precision']}" if row["precision"] != "fp32" else "")
+        start = f"| {row['pass']} | {row['size']} | {name} "
+        if "error" in row:
+            lines.append(f"{start}| failed: {row['error'].replace('|', '/')} | | | | | |")
+            continue
+        base = plain.get((row["pass"], row["size"]))
+        faster = share = ""
+        if base is not None and "median" in base:
+            faster, share = f"{base['median'] / row['median']:.2f}x", f"{row['peak'] / max(base['peak'], 1):.0%}"
+        differs = f"{row['difference']:.1e}" if "difference" in row else ""
+        lines.append(
+            f"{start}| {row['median']:.3f} | {row['spread']:.0%} | {faster} | {row['peak'] / MIB:.0f} | {share} "
+            f"| {differs} |"
+        )
+    staged = [row for row in result["rows"] if "stages" in row]
+    if staged:
+        names = list(staged[0]["stages"])
+        lines += ["", "Where the time goes, seconds of one more run:", ""]
+        lines += [f"| size | contestant | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+        for row in staged:
+            name = row["contestant"] + (f", {row['precision']}" if row["precision"] != "fp32" else "")
+            values = " | ".join(f"{row['stages'][stage]:.3f}" for stage in names)
+            lines.append(f"| {row['size']} | {name} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
+    parser.add_argument("--passes", nargs="+", default=["restore"], choices=["restore", "train"])
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxHEIGHT", help="of the picture to restore")
+    parser.add_argument("--batch", type=int, default=8, help="patches of 256x256 in a training step (default: 8)")
+    parser.add_argument("--contestants", nargs="+", default=CONTESTANTS[:2], choices=CONTESTANTS)
+    parser.add_argument(
+        "--precisions", nargs="+", default=["fp32"], choices=PRECISIONS,
+        help="of ours; plain is float32 (default: fp32; bf16 is slow on CPUs that have no instructions for it)",
+    )  # fmt: skip
+    parser.add_argument("--weights", help="an IFAN's checkpoint (default: the paper's size, random weights)")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs each (default: 5)")
+    parser.add_argument("--budget", type=float, default=60, help="seconds after which 3 runs are enough (default: 60)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds after which a contestant is given up")
+    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        job = json.loads(args.job)
+        sys.stdout.write(json.dumps((difference if job.get("differ") else measure)(job)) + "\n")
+        return
+    import torch
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    common = {
+        "device": device, "threads": args.threads, "runs": args.runs, "budget": args.budget, "batch": args.batch,
+        "weights": args.weights,
+    }  # fmt: skip
+    network = f"IFAN of {args.weights}" if args.weights else "IFAN of the paper's size, random weights"
+    result = {"device": device, "network": network, "machine": harness.machine(device, args.threads), "rows": []}
+    jobs = [
+        {"pass": p, "size": s, "contestant": c, "precision": precision}
+        for p in args.passes for s in (args.sizes if p == "restore" else ["256x256"])
+        for c in args.contestants for precision in (args.precisions if c != "plain" else ["fp32"])
+    ]  # fmt: skip
+    for number, job in enumerate(jobs, 1):
+        row = harness.summarise(job | harness.in_process(__file__, common | job, args.timeout))
+        if job["pass"] == "restore" and job["contestant"] == "ours" and "median" in row:
+            found = harness.in_process(__file__, common | job | {"differ": True}, args.timeout)
+            row |= {key: value for key, value in found.items() if key != "error"}
+        result["rows"].append(row)
+        shown = f"{row['median']:.3f} s" if "median" in row else f"failed: {row['error']}"
+        name = f"{job['pass']} {job['size']} {job['contestant']} {job['precision']}"
+        print(f"[{number}/{len(jobs)}] {name}: {shown}", file=sys.stderr)
+        if args.out:  # after each row: an interrupted run keeps what it has
+            harness.write(result, markdown(result), args.out)
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
