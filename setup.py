@@ -27,7 +27,7 @@ OLDEST_TORCH = (2, 10)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"
 
 EXTRAS = {
-    "demo": ["gradio>=5"],
+    "demo": ["gradio>=5.50"],
     "raw": ["rawpy>=0.21"],
     "mm": ["mmengine>=0.10.7", "mmcv-lite>=2.2.0"],
     "benchmark": ["lpips>=0.1.4", "safetensors", "spandrel>=0.4"],
@@ -219,6 +219,8 @@ setup(
         "addict",
         "scikit-image",
         "scipy",
+        "pillow>=10",
+        "tifffile",
         "pyyaml",
         "tqdm",
     ],

@@ -28,7 +28,7 @@ if [ ! -x .venv/bin/python ] || [ "$(cat .venv/ifan_stamp 2>/dev/null)" != "$sta
     # Without isolation BasicSR builds in seconds: alone, its build environment would fetch torch once more.
     .venv/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt --no-build-isolation torch torchvision basicsr==1.4.2
     echo "setup: compiling the operator (a minute or two; without a compiler it runs from PyTorch)"
-    "${pip[@]}" --no-build-isolation --editable '.[mm,benchmark,dev]'
+    "${pip[@]}" --no-build-isolation --editable '.[mm,benchmark,demo,raw,dev]'
     echo "$stamp" > .venv/ifan_stamp
 fi
 export PATH="$PWD/.venv/bin:$PATH"
