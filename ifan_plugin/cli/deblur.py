@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ifan_plugin.cli.arguments import Parser
+from ifan_plugin.cli.arguments import Parser, arch_options
 from ifan_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--max-megapixels {args.max_megapixels:g}: must be above 0")
     if args.weights is None and args.arch is None:
         raise UserError("--weights: is missing; give a checkpoint, or --arch DefocusDeconvolution, which needs none")
-    arguments = _arch_options(args.arch_option)
+    arguments = arch_options(args.arch_option)
     # After parsing, so that --help and slips are answered at once; planning doesn't need torch either.
     from ifan_plugin.inference import batch_plan
 
@@ -157,18 +157,6 @@ def main(argv: list[str]) -> int:
 
 def _silent(text: str) -> None:
     """Say nothing."""
-
-
-def _arch_options(entries: list[str]) -> dict[str, Any]:
-    from ifan_plugin.option_file import parse_value
-
-    arguments = {}
-    for entry in entries:
-        key, equals, text = entry.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--arch-option {entry}: must have the form key=value")
-        arguments[key.strip()] = parse_value(text.strip(), f"--arch-option {entry}")
-    return arguments
 
 
 def _make_folder(folder: Path) -> None:

@@ -71,7 +71,7 @@ def restore(
                     f"{view}: must be {image.dtype} {list(image.shape)} as image is, not {given[view].dtype} "
                     f"{list(given[view].shape)}"
                 )
-    lq = _stacked([given[view] for view in network.views])
+    lq = stacked([given[view] for view in network.views])
     restored = run_network(
         network.net, lq, tile=tile, ensemble=ensemble, views=network.views, precision=precision, progress=progress
     )
@@ -88,7 +88,7 @@ def _check(image: np.ndarray, name: str) -> None:
         raise UserError(f"{name}: holds NaN or infinite values; {_VALID}")
 
 
-def _stacked(images: list[np.ndarray]) -> Tensor:
+def stacked(images: list[np.ndarray]) -> Tensor:
     """[1, 3 * number of views, H, W], float32 in [0, 1]; grey as three equal channels, without alpha."""
     planes = np.empty((3 * len(images), *images[0].shape[:2]), np.float32)
     for number, image in enumerate(images):

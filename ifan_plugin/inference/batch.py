@@ -15,14 +15,13 @@ import numpy as np
 
 from ifan_plugin.errors import UserError
 from ifan_plugin.files import written_aside
-from ifan_plugin.inference.api import restore
+from ifan_plugin.inference.api import restore, stacked
 from ifan_plugin.inference.batch_plan import Job
 from ifan_plugin.inference.compare import side_by_side
 from ifan_plugin.inference.disparity import (
     DisparityPicture,
     disparity_map,
     require_disparity,
-    stacked,
     write_disparity,
 )
 from ifan_plugin.inference.networks import Network

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import IO
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -87,13 +86,3 @@ def write_disparity(file: IO[bytes], disparity: np.ndarray) -> None:
     meaning = f"disparity in pixels of this picture = value * {SCALE} + {OFFSET}; the right view against the left one"
     words = {"Description": meaning, "disparity:scale": str(SCALE), "disparity:offset": str(OFFSET)}
     png.write_samples(file, values, [png.text(keyword, text) for keyword, text in words.items()])
-
-
-def stacked(views: list[np.ndarray]) -> Tensor:
-    """Views, uint8 or uint16, RGB [H, W, 3] or grey [H, W], as what a network eats: [1, 3 * views, H, W] in [0, 1]."""
-    planes = np.empty((3 * len(views), *views[0].shape[:2]), np.float32)
-    for number, view in enumerate(views):
-        for channel in range(3):
-            planes[3 * number + channel] = view if view.ndim == 2 else view[..., channel]
-        planes[3 * number : 3 * number + 3] /= np.float32(np.iinfo(view.dtype).max)
-    return torch.from_numpy(planes)[None]

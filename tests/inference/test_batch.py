@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.errors import UserError
 from ifan_plugin.inference import batch, batch_plan, photos
+from ifan_plugin.inference.api import stacked
 from ifan_plugin.inference.batch import Outcome, Settings, Watcher, restore_all
 from ifan_plugin.inference.batch_plan import find_inputs, plan
 from ifan_plugin.inference.compare import gained_most, side_by_side
-from ifan_plugin.inference.disparity import OFFSET, SCALE, DisparityPicture, disparity_map, stacked, write_disparity
+from ifan_plugin.inference.disparity import OFFSET, SCALE, DisparityPicture, disparity_map, write_disparity
 from ifan_plugin.inference.networks import Network
 from ifan_plugin.inference.photos import Photo, read_photo, write_photo
 
