@@ -71,7 +71,8 @@ class PointwiseConv(nn.Conv2d):
         weight = weight.expand(pixels.shape[0], -1, -1)
         if out is None:
             return torch.bmm(weight, pixels).add_(bias)
-        return torch.bmm(weight, pixels, out=out).add_(bias)
+        # Autocast leaves products with `out` alone: the types are made its own here.
+        return torch.bmm(weight.to(out.dtype), pixels.to(out.dtype), out=out).add_(bias)
 
 
 def sum_of(fresh: Tensor, other: Tensor) -> Tensor:

@@ -36,6 +36,19 @@ def test_equals_the_whole_filters(options):
     torch.testing.assert_close(steps, whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast(dtype):
+    torch.manual_seed(0)
+    network = IFAN(width=4, num_steps=3, res_units=1).eval()
+    lq = torch.rand(1, 3, 29, 42)
+    with torch.no_grad():
+        exact = network(lq)
+        with torch.autocast("cpu", dtype):
+            rounded = network(lq)
+    assert rounded.dtype == dtype
+    assert 0 < (rounded - exact).abs().max() < 0.05
+
+
 def test_step_filters_are_the_predictors():
     torch.manual_seed(0)
     network = IFAN(width=4, num_steps=3, taps=5, res_units=1)
