@@ -262,11 +262,13 @@ class IFAN(nn.Module):
         """IAC with each step's filters predicted when it is their turn: 1/num_steps of the memory, the same result."""
         iac, channels = self.iac, features.shape[1]
         features, embedding = features.contiguous(), embedding.contiguous()
+        overwrite = not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
         held = None
         for step in range(iac.num_steps):
-            held = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps, held)
+            filters = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps, held)
+            held = filters if overwrite else None
             act = iac.act_last or step < iac.num_steps - 1
-            features = iac_step(features, *held, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
+            features = iac_step(features, *filters, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
         return features
 
     def _fac_by_channels(self, features: Tensor, embedding: Tensor) -> Tensor:
