@@ -19,6 +19,7 @@ from torch import Tensor
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
+from ifan_plugin.runner_files import safe_globals
 
 # Official name of a part (the dot belongs to it) -> ours. Inside a part the names agree, but for _RES_UNITS.
 _NETWORK_PARTS: dict[str, str] = {
@@ -218,8 +219,11 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
 
 def _load_pickle(path: Path) -> Any:
+    allowed = safe_globals()
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # mmengine's files hold numbers of NumPy's and its own buffers: read as numbers, by stand-ins.
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None:

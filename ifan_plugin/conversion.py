@@ -4,7 +4,8 @@ Kinds of file:
 
 - ``ifan_plugin``: what training here saves, ``{"params": {name: tensor}, "hyper_parameters": {name: value}}``;
 - ``safetensors``: the same tensors under the same names, the hyper-parameters as JSON in the metadata;
-- ``official``: the IFAN authors' flat dict with keys ``module.Network.*`` (and ``module.reblurNet.*``).
+- ``official``: the IFAN authors' flat dict with keys ``module.Network.*`` (and ``module.reblurNet.*``);
+- ``mmengine``: what mmengine's Runner loads, ``{"state_dict": {"generator.…": tensor}}`` (and ``reblur.…``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin import __version__, checkpoints
+from ifan_plugin import __version__, checkpoints, runner_files
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
@@ -29,8 +30,12 @@ from ifan_plugin.options import check_call
 SUFFIXES = {".pth": "ifan_plugin", ".pt": "ifan_plugin", ".pytorch": "official", ".safetensors": "safetensors"}
 """Ending of a file -> the kind that is written there unless told."""
 
-FORMATS = ("ifan_plugin", "safetensors", "official")
+FORMATS = ("ifan_plugin", "safetensors", "official", "mmengine")
+JOINT = ("official", "mmengine")
+"""Kinds that hold the reblurring network in the same file."""
 PARAM_KEYS = ("params", "params_ema")
+BOTH = "both"
+"""Stands for both of :data:`PARAM_KEYS`, which the kinds ``ifan_plugin`` and ``mmengine`` hold in one file."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Weights:
         hyper_parameters: what it is built with; without ``isotropic`` where nothing tells.
         found: what the file is, in a few words.
         beside: what else the file holds, and how to get it; empty where there is nothing.
-        official: whether the file has the authors' keys.
+        joint: whether the file is of one of the kinds in :data:`JOINT`.
+        averaged: the averaged parameters, where both sets were asked for.
     """
 
     path: Path
@@ -53,7 +59,8 @@ class Weights:
     hyper_parameters: dict[str, Any]
     found: str
     beside: str = ""
-    official: bool = False
+    joint: bool = False
+    averaged: dict[str, Tensor] | None = None
 
     @property
     def count(self) -> int:
@@ -80,7 +87,7 @@ def read_weights(
 
     Args:
         path: the file; no code in it is run.
-        param_key: which of a file's sets of parameters, ``params`` or ``params_ema``.
+        param_key: which of a file's sets of parameters, ``params``, ``params_ema`` or ``both``.
         taps, isotropic: what the shapes don't tell, where the file doesn't say. Files with the authors' keys are
             isotropic unless told otherwise.
         network: ``IFAN`` or ``ReblurNet``.
@@ -92,9 +99,15 @@ def read_weights(
     content = checkpoints.load_file(path)
     if checkpoints.is_official(content):
         return _official(content, path, param_key, taps, isotropic, network)
+    runners = runner_files.is_runner_file(content)
+    both = runners and any(str(key).startswith(f"{runner_files.REBLUR}.") for key in content["state_dict"])
+    if runners:
+        name = runner_files.GENERATOR if network is IFAN else runner_files.REBLUR
+        content = runner_files.as_ours(content, name, path)
     said = content.get("hyper_parameters")
     said = dict(said) if isinstance(said, Mapping) else {}
-    params = _chosen(content, path, param_key)
+    averaged = _chosen(content, path, "params_ema") if param_key == BOTH else None
+    params = _chosen(content, path, "params" if param_key == BOTH else param_key)
     _require_keys_of(network, params, path)
     check_call(network, said, f"{path}: hyper_parameters", may_lack=True)
     inferred = _inferred(network, params, said.get("taps", taps), path)
@@ -108,12 +121,17 @@ def read_weights(
             )
         inferred["isotropic"] = isotropic
     hyper_parameters = inferred | said
-    _require_fit(network, hyper_parameters, params, path)
+    for each in (params, averaged):
+        if each is not None:
+            _require_fit(network, hyper_parameters, each, path)
     sets = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
-    found = f"a file of ours, {param_key}" if sets else "parameters under our names"
-    other = [key for key in sets if key != param_key]
-    beside = f"it has {other[0]}, too (--param-key {other[0]})" if other else ""
-    return Weights(path, network, params, hyper_parameters, found, beside)
+    whose = "mmengine's" if runners else "ours"
+    found = f"a file of {whose}, {param_key}" if sets else "parameters under our names"
+    other = [f"{key}, too (--param-key {key})" for key in sets if param_key not in (key, BOTH)]
+    if both and network is IFAN:
+        other.append("the reblurring network, too (--reblurring FILE)")
+    beside = f"it has {' and '.join(other)}" if other else ""
+    return Weights(path, network, params, hyper_parameters, found, beside, runners, averaged)
 
 
 def write_weights(
@@ -125,7 +143,7 @@ def write_weights(
         path: the file; its folder must exist.
         kind: one of :data:`FORMATS`. ``safetensors`` needs that ending, the others any but that.
         weights: from :func:`read_weights`.
-        reblurring: a reblurring network's, which ``official`` puts into the same file.
+        reblurring: a reblurring network's, which the kinds in :data:`JOINT` put into the same file.
         overwrite: replace a file that is there.
 
     Raises:
@@ -134,10 +152,16 @@ def write_weights(
     """
     path = Path(path)
     require_writable(path, kind, overwrite)
+    if weights.averaged is not None and kind not in ("ifan_plugin", "mmengine"):
+        raise UserError(
+            f"{path}: a file of kind {kind} holds one set of parameters; valid: --param-key params or params_ema"
+        )
     if kind == "official":
         save_atomically(_to_official(path, weights, reblurring), path)
+    elif kind == "mmengine":
+        save_atomically(_to_runner(weights, reblurring), path)
     elif kind == "ifan_plugin":
-        save_atomically({"hyper_parameters": weights.hyper_parameters, "params": weights.params}, path)
+        save_atomically(_to_ours(weights), path)
     else:
         _write_safetensors(path, weights)
 
@@ -204,10 +228,10 @@ def _official(
     if network is IFAN:
         both = any("reblurNet." in str(key) for key in content)
         beside = "it has the reblurring network, too (--reblurring FILE)" if both else ""
-        return Weights(path, IFAN, official.params, official.arch_kwargs, found, beside, official=True)
+        return Weights(path, IFAN, official.params, official.arch_kwargs, found, beside, joint=True)
     if official.reblur_params is None:
         raise UserError(f"{path}: has no reblurring network")
-    return Weights(path, ReblurNet, official.reblur_params, official.reblur_kwargs, found, official=True)
+    return Weights(path, ReblurNet, official.reblur_params, official.reblur_kwargs, found, joint=True)
 
 
 def _to_official(path: Path, weights: Weights, reblurring: Weights | None) -> dict[str, Tensor]:
@@ -229,6 +253,19 @@ def _to_official(path: Path, weights: Weights, reblurring: Weights | None) -> di
                     f"be read as {value}; ifan_plugin (.pth) and safetensors keep it"
                 )
     return content
+
+
+def _to_runner(weights: Weights, reblurring: Weights | None) -> dict[str, Any]:
+    networks = {runner_files.GENERATOR: weights}
+    if reblurring is not None:
+        require_pair(weights, reblurring)
+        networks[runner_files.REBLUR] = reblurring
+    return runner_files.from_ours({name: _to_ours(each) for name, each in networks.items()}, averaged=True)
+
+
+def _to_ours(weights: Weights) -> dict[str, Any]:
+    content = {"hyper_parameters": weights.hyper_parameters, "params": weights.params}
+    return content if weights.averaged is None else content | {"params_ema": weights.averaged}
 
 
 def _chosen(content: Mapping[str, Any], path: Path, param_key: str) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def mend_distributed() -> None:
 
     def init_dist(launcher: str, backend: str = "nccl", port: int | None = None, **kwargs: Any) -> None:
         if launcher == "slurm":
-            _slurm_environment(port)
+            slurm_environment(port)
         missing = [v for v in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if v not in os.environ]
         if missing:
             raise UserError(
@@ -94,7 +94,7 @@ def mend_distributed() -> None:
     base_model.BaseModel.model_to_device = model_to_device
 
 
-def _slurm_environment(port: int | None) -> None:
+def slurm_environment(port: int | None) -> None:
     """Translate Slurm's variables into those of ``torch.distributed``."""
     for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"):
         if name not in os.environ:

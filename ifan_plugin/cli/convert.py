@@ -1,4 +1,4 @@
-"""``basicsr convert``: IFAN's weights to our kind of file, to safetensors, and back to the authors' keys."""
+"""``basicsr convert``: IFAN's weights between our kind of file, safetensors, mmengine's and the authors' keys."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from pathlib import Path
 from ifan_plugin.cli.arguments import Parser
 from ifan_plugin.errors import UserError
 
-FORMATS = ("ifan_plugin", "safetensors", "official")  # conversion.FORMATS, without loading torch for --help
+FORMATS = ("ifan_plugin", "safetensors", "official", "mmengine")  # conversion.FORMATS, without loading torch for --help
 
 _DESCRIPTION = """\
-Convert a checkpoint of IFAN. IN may be the IFAN authors' file, one that training here saved, or a .safetensors of
-either kind of keys; it is read without running code from it, and every name and shape is checked. No bit of a
-parameter changes, whichever way and back."""
+Convert a checkpoint of IFAN. IN may be the IFAN authors' file, one that training here saved (in BasicSR's loop or on
+mmengine's Runner), or a .safetensors of either kind of keys; it is read without running code from it, and every name
+and shape is checked. No bit of a parameter changes, whichever way and back."""
 
 _EPILOG = """\
 kinds of file (--to; otherwise the ending of OUT says it):
   ifan_plugin  .pth, .pt        params and hyper-parameters, as training saves them
   safetensors  .safetensors     the same parameters; hyper-parameters as metadata
   official     .pytorch         the keys of the IFAN authors' files, for their own code
-All three work as path: pretrain_network_g of an option file.
+  mmengine     --to mmengine    "state_dict" with "generator." before every name, for mmengine's Runner
+All of them work as path: pretrain_network_g of an option file, and as load_from or model.pretrained of an mmengine
+config. --param-key chooses among the weights of IN: of mmengine's files params are the last ones, too, and params_ema
+what a run with EMAHook has averaged.
 
 examples:
   basicsr convert IFAN.pytorch IFAN.safetensors
   basicsr convert experiments/IFAN_DPDD/models/net_g_latest.pth IFAN.safetensors --param-key params_ema
   basicsr convert net_g_latest.pth IFAN_mine.pytorch --reblurring net_r_latest.pth
   basicsr convert IFAN_training.pytorch net_g.pth --reblurring net_r.pth
+  basicsr convert net_g_latest.pth runner.pth --to mmengine --reblurring net_r_latest.pth
+  basicsr convert work_dirs/ifan_dpdd/iter_600000.pth net_g.pth --param-key both
 
 exit status: 0 done, 2 invalid input (one line says what), 1 a fault of the program."""
 
@@ -40,16 +45,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", choices=FORMATS, help="kind of file to write (default: by the ending of OUT)")
     parser.add_argument(
         "--param-key",
-        choices=("params", "params_ema"),
+        choices=("params", "params_ema", "both"),
         default="params",
-        help="which parameters of IN: the last (default) or the averaged ones",
+        help="which parameters of IN: the last (default), the averaged ones, or both (ifan_plugin and mmengine only)",
     )
     parser.add_argument(
         "--reblurring",
         type=Path,
         metavar="FILE",
-        help="the reblurring network, which only training needs: read from FILE and put into OUT with --to official, "
-        "else taken out of IN (a training checkpoint with the authors' keys) and written to FILE",
+        help="the reblurring network, which only training needs: read from FILE and put into OUT with --to official or "
+        "mmengine, else taken out of IN (a training checkpoint with the authors' keys or mmengine's) and written to "
+        "FILE",
     )
     parser.add_argument(
         "--isotropic",
@@ -89,26 +95,30 @@ def main(argv: list[str]) -> int:
     lines = [f"{args.input}: {weights.found}", weights.described()]
     if args.reblurring is None:
         lines += [weights.beside] if weights.beside else []
-    elif kind == "official":
+    elif kind in conversion.JOINT:
         reading["taps"] = weights.hyper_parameters.get("taps", args.taps)  # the same in both, where FILE doesn't say
         reblurring = conversion.read_weights(args.reblurring, network=ReblurNet, **reading)
         conversion.require_pair(weights, reblurring)
         lines += [f"{args.reblurring}: {reblurring.found}", reblurring.described()]
-    elif not weights.official:
-        raise UserError(f"--reblurring: {args.input}: only a file with the authors' keys may hold both networks")
+    elif not weights.joint:
+        raise UserError(
+            f"--reblurring: {args.input}: only a file with the authors' keys or mmengine's holds both networks"
+        )
     else:
-        reblurring = conversion.read_weights(args.input, network=ReblurNet, **reading)
+        key = "params" if args.param_key == conversion.BOTH else args.param_key  # BasicSR averages network_g alone
+        reblurring = conversion.read_weights(args.input, key, network=ReblurNet, **reading)
         lines.append(reblurring.described())
         reblurring_kind = writable(args.reblurring, None)
-        if reblurring_kind == "official":
+        if reblurring_kind in conversion.JOINT:
             raise UserError(f"--reblurring: {args.reblurring}: the ending must be .pth, .pt or .safetensors")
         if args.reblurring.resolve() == args.output.resolve():
             raise UserError(f"--reblurring: {args.reblurring}: is OUT itself; give another name")
     lines += _remarks(weights.hyper_parameters, kind)
 
-    conversion.write_weights(args.output, kind, weights, reblurring if kind == "official" else None, args.overwrite)
+    joint = kind in conversion.JOINT
+    conversion.write_weights(args.output, kind, weights, reblurring if joint else None, args.overwrite)
     lines.append(f"written to {args.output} ({kind})")
-    if reblurring is not None and kind != "official":
+    if reblurring is not None and not joint:
         conversion.write_weights(args.reblurring, reblurring_kind, reblurring, overwrite=args.overwrite)
         lines.append(f"written to {args.reblurring} ({reblurring_kind})")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -22,42 +21,9 @@ from ifan_plugin.errors import UserError
 from ifan_plugin.inference import run_network
 from ifan_plugin.inspect_filters import FilterInspector
 from ifan_plugin.models import ifan_options, validation
+from ifan_plugin.training import TrainingStep, loss_terms
 
 MIN_LOSS_SCALE = 2.0**-14  # fp16 training that still overflows at this scale diverges; it isn't the scale
-
-
-class TrainingStep(nn.Module):
-    """Both networks' forward pass as one module, so that DDP and DataParallel see all of it.
-
-    ``forward(lq, gt, left, right)`` -> ``result`` and, where the networks give them, ``warped_right, left_small,
-    reblurred`` (shapes as in :meth:`IFAN.training_outputs` and :meth:`ReblurNet.forward`).
-    """
-
-    def __init__(
-        self, net_g: nn.Module, net_r: nn.Module | None, with_disparity: bool, amp_dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__()
-        self.net_g, self.net_r = net_g, net_r
-        self.with_disparity, self.amp_dtype = with_disparity, amp_dtype
-
-    def forward(self, lq: Tensor, gt: Tensor, left: Tensor | None, right: Tensor | None) -> dict[str, Tensor]:
-        # Entered here, not outside: DataParallel's threads would take the device's default type.
-        with torch.autocast(lq.device.type, self.amp_dtype) if self.amp_dtype else nullcontext():
-            found = self._run(lq, gt, left, right)
-        return {name: value.float() for name, value in found.items()}
-
-    def _run(self, lq: Tensor, gt: Tensor, left: Tensor | None, right: Tensor | None) -> dict[str, Tensor]:
-        if not hasattr(self.net_g, "training_outputs"):
-            return {"result": self.net_g(lq)}
-        views = (left, right) if self.with_disparity else (None, None)
-        outputs = self.net_g.training_outputs(lq, *views)
-        found = {"result": outputs.result}
-        if self.with_disparity and outputs.warped_right is not None:
-            found |= {"warped_right": outputs.warped_right, "left_small": outputs.left_small}
-        if self.net_r is not None:
-            to_filters = self.net_g.filter_predictor.to_filters
-            found["reblurred"] = self.net_r(gt, outputs.filters, outputs.embedding, to_filters)
-        return found
 
 
 class IFANModel(BaseModel):
@@ -188,11 +154,8 @@ class IFANModel(BaseModel):
             raise UserError(f"data set {self.opt['datasets']['train']['name']}: training needs sharp pictures (gt)")
         self.optimizer_g.zero_grad(set_to_none=True)
         outputs = self.step(self.lq, self.gt, self.left, self.right)
-        losses = OrderedDict(l_deblur=self.cri_pix(outputs["result"], self.gt))
-        if self.with_disparity:
-            losses["l_disparity"] = self.cri_disparity(outputs["warped_right"], outputs["left_small"])
-        if self.cri_reblur is not None:
-            losses["l_reblur"] = self.cri_reblur(outputs["reblurred"], self.lq[:, :3])
+        disparity = self.cri_disparity if self.with_disparity else None
+        losses = loss_terms(outputs, self.lq, self.gt, self.cri_pix, disparity, self.cri_reblur)
         total = sum(losses.values())
         losses["l_total"] = total
         self._require_finite(total, losses, current_iter)

@@ -6,15 +6,14 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ifan_plugin import checkpoints
+from ifan_plugin import checkpoints, runner_files
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
 from ifan_plugin.models import evaluation_options
 from ifan_plugin.options import Option, check_call, check_mapping
+from ifan_plugin.training import build_on_meta, fill_reblurring
 
 _OURS = ("DualPixelDataset", "SimulatedDualPixelDataset")  # data sets that stack ``views``
 
@@ -48,7 +47,7 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
     is_ifan = network["type"] == "IFAN"
     if is_ifan:
         _fill_from_checkpoint(options, where)
-        _build_on_meta(IFAN, network, f"{where}: network_g")
+        build_on_meta(IFAN, network, f"{where}: network_g")
     _check_views(options, where, network if is_ifan else None)
     evaluation_options.check(options, where)
     if (options.get("val") or {}).get("kernels") and not (is_ifan and network.get("use_filters", True)):
@@ -83,7 +82,7 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
 
 def read_params(path: str, param_key: str, reblurring: bool, taps: int = 3) -> dict[str, Tensor]:
     """The parameters in a checkpoint, under our names. ``taps`` matters for the authors' files."""
-    content = checkpoints.load_file(path)
+    content = _read(path, reblurring)
     if checkpoints.is_official(content):
         official = checkpoints.from_official(content, taps=taps, reblur=reblurring, path=path)
         params = official.reblur_params if reblurring else official.params
@@ -96,6 +95,14 @@ def read_params(path: str, param_key: str, reblurring: bool, taps: int = 3) -> d
     return {name.removeprefix("module."): value for name, value in params.items()}
 
 
+def _read(path: str, reblurring: bool = False) -> dict[str, Any]:
+    """A checkpoint's content, a file of mmengine's in our form."""
+    content = checkpoints.load_file(path)
+    if not runner_files.is_runner_file(content):
+        return content
+    return runner_files.as_ours(content, runner_files.REBLUR if reblurring else runner_files.GENERATOR, path)
+
+
 def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
     """Check network_g against the checkpoint it starts from, and take from it what the options leave open."""
     path = options["path"].get("pretrain_network_g")
@@ -103,7 +110,7 @@ def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
         return
     network = options["network_g"]
     given = {key: value for key, value in network.items() if key != "type"}
-    content = checkpoints.load_file(path)
+    content = _read(path)
     if checkpoints.is_official(content):
         known = {"taps": given.get("taps", 3), "isotropic": given.get("isotropic", True)}
         inferred = checkpoints.from_official(content, **known, reblur=False, path=path).arch_kwargs
@@ -136,30 +143,11 @@ def check_channels(network: nn.Module, options: Mapping[str, Any]) -> None:
             )
 
 
-def _build_on_meta(network_class: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
-    """Build without memory: shows whether the hyper-parameters are possible, and the network's sizes."""
-    try:
-        with torch.device("meta"):
-            return network_class(**{key: value for key, value in options.items() if key != "type"})
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
 def _fill_reblurring(options: dict[str, Any], where: str) -> None:
     network, reblurring = options["network_g"], options["network_r"]
     if reblurring["type"] != "ReblurNet":
         raise UserError(f"{where}: network_r: type: must be ReblurNet, not {reblurring['type']}")
-    channels = _build_on_meta(IFAN, network, f"{where}: network_g").filter_channels
-    if not channels:
-        raise UserError(f"{where}: network_r: network_g has use_filters: false, so there is nothing to reblur with")
-    given = reblurring.setdefault("filter_channels", channels)
-    if given != channels:
-        raise UserError(f"{where}: network_r: filter_channels: must be {channels}, as network_g predicts, not {given}")
-    parameters = inspect.signature(ReblurNet).parameters
-    for key in ("width", "taps", "res_units", "isotropic"):
-        if key in network and key in parameters:
-            reblurring.setdefault(key, network[key])
-    _build_on_meta(ReblurNet, reblurring, f"{where}: network_r")
+    fill_reblurring(reblurring, network, where, "network_r", "network_g")
 
 
 def _check_views(options: dict[str, Any], where: str, network: Mapping[str, Any] | None) -> None:

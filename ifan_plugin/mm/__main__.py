@@ -1,0 +1,8 @@
+"""``python -m ifan_plugin.mm VERB …``."""
+
+import sys
+
+from ifan_plugin.mm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

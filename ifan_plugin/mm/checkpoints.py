@@ -1,0 +1,176 @@
+"""Checkpoints on mmengine's Runner: its own resume under torch >= 2.6, and everybody else's load directly."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from ifan_plugin import checkpoints, runner_files
+from ifan_plugin.errors import UserError
+from ifan_plugin.runner_files import GENERATOR, REBLUR, History
+
+LOCAL = ""
+"""The prefix by which mmengine knows local files."""
+
+
+@contextmanager
+def scoped_loader() -> Iterator[None]:
+    """Within the block mmengine reads local checkpoints by :func:`load_from_file`; afterwards as before.
+
+    Since torch 2.6 mmengine 0.10.7 fails to read its own files: ``torch.load`` refuses what isn't a tensor, and they
+    hold its histories and numbers of NumPy. :func:`load_from_file` takes those and nothing that would run code::
+
+        with scoped_loader():
+            Runner.from_cfg(config).train()
+    """
+    before = CheckpointLoader._schemes.get(LOCAL)
+    CheckpointLoader.register_scheme(LOCAL, loader=load_from_file, force=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            del CheckpointLoader._schemes[LOCAL]
+        else:
+            CheckpointLoader.register_scheme(LOCAL, loader=before, force=True)
+
+
+class CheckpointLoaderHook(Hook):
+    """:func:`scoped_loader` for the length of a run, for other people's start scripts (``tools/train.py``).
+
+    One line of a config makes their resume work, and their loading of every kind of file::
+
+        custom_hooks = [dict(type="CheckpointLoaderHook")]
+
+    ``python -m ifan_plugin.mm`` needs no such hook. A run that fails ends with our loader in place.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._scope = ExitStack()
+
+    def before_run(self, runner: Any) -> None:
+        """Before anything is loaded."""
+        self._scope.close()
+        self._scope.enter_context(scoped_loader())
+
+    def after_run(self, runner: Any) -> None:
+        """mmengine's loader again."""
+        self._scope.close()
+
+
+def load_from_file(filename: str | Path, map_location: Any = None) -> dict[str, Any]:
+    """A checkpoint of any kind in the form a Runner loads, ``{"state_dict": {"generator.…"}, …}``.
+
+    Files of mmengine's come whole. BasicSR's, the authors' and safetensors become ``generator.…``; where a file has
+    averaged weights beside the last ones, ``state_dict`` is the averaged ones, as in mmengine's own files.
+
+    Args:
+        filename: a local file; ``~`` is the home folder.
+        map_location: left aside: everything is read to the CPU, and goes to the device when it is loaded.
+
+    Raises:
+        UserError: no such file, no checkpoint, or one that would run code.
+    """
+    path = Path(filename).expanduser()
+    content = checkpoints.load_file(path)
+    if isinstance(content.get("state_dict"), Mapping):
+        state = OrderedDict(content["state_dict"])
+        state._metadata = getattr(content["state_dict"], "_metadata", None)  # which the copy has lost
+        content = {**content, "state_dict": state, "message_hub": _with_histories(content)}
+        if content["message_hub"] is None:
+            del content["message_hub"]
+        if isinstance(content.get("meta"), Mapping):  # on resuming mmengine would run "config", which it never writes
+            content["meta"] = {key: value for key, value in content["meta"].items() if key != "config"}
+    else:
+        content = runner_files.from_ours(_networks(content, path), averaged=True)
+    # What a model compares itself with travels with the state dict, as torch's own version numbers do.
+    said = runner_files.hyper_parameters(content)
+    metadata = dict(getattr(content["state_dict"], "_metadata", None) or {})
+    metadata[""] = {**metadata.get("", {}), "hyper_parameters": said, "path": str(path)}
+    content["state_dict"]._metadata = OrderedDict(metadata)
+    return content
+
+
+def read_params(
+    filename: str | Path, network: str = GENERATOR, param_key: str = "params"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """One network's parameters out of a checkpoint of any kind, and its hyper-parameters as far as the file says them.
+
+    Args:
+        filename: as for :func:`load_from_file`.
+        network: ``generator`` or ``reblur``.
+        param_key: ``params``, the last weights, or ``params_ema``, the averaged ones.
+
+    Raises:
+        UserError: as :func:`load_from_file`; no such network or ``param_key`` in the file.
+    """
+    path = Path(filename).expanduser()
+    content = checkpoints.load_file(path)
+    if runner_files.is_runner_file(content):
+        found = runner_files.as_ours(content, network, path)
+    elif checkpoints.is_official(content):
+        networks = _networks(content, path)
+        if network not in networks:
+            raise UserError(f"{path}: has no reblurring network")
+        found = networks[network]
+    else:
+        found = _networks(content, path)[GENERATOR]  # a file of ours holds one network, whichever it is
+    if param_key not in found:
+        known = [key for key in ("params", "params_ema") if key in found]
+        raise UserError(f"{path}: has no '{param_key}'; valid: {' or '.join(known)}")
+    return found[param_key], found.get("hyper_parameters", {})
+
+
+def require_resumable(filename: str | Path) -> None:
+    """Raise :class:`UserError` where a file can be loaded, but isn't a training state of a Runner's."""
+    path = Path(filename).expanduser()
+    content = checkpoints.load_file(path)
+    meta = content.get("meta")
+    if not (isinstance(content.get("state_dict"), Mapping) and isinstance(meta, Mapping) and "iter" in meta):
+        raise UserError(f"{path}: holds weights, no training state of mmengine's; load_from starts from it")
+
+
+def _networks(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """``generator`` and, in the authors' files, ``reblur`` -> our kind of file's content."""
+    if checkpoints.is_official(content):
+        official = checkpoints.from_official(content, path=path)
+        networks = {GENERATOR: {"params": official.params, "hyper_parameters": official.arch_kwargs}}
+        if official.reblur_params is not None:
+            networks[REBLUR] = {"params": official.reblur_params, "hyper_parameters": official.reblur_kwargs}
+        return networks
+    sets = {key: content[key] for key in ("params", "params_ema") if isinstance(content.get(key), Mapping)}
+    if not sets:
+        sets = {"params": content}
+    if "params" not in sets:
+        sets["params"] = sets["params_ema"]
+    network: dict[str, Any] = {}
+    for key, params in sets.items():
+        for name, tensor in params.items():
+            if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+                raise UserError(f"{path}: not a checkpoint of a network: '{name}' is a {type(tensor).__name__}")
+        network[key] = {name.removeprefix("module."): tensor for name, tensor in params.items()}
+    if isinstance(content.get("hyper_parameters"), Mapping):
+        network["hyper_parameters"] = dict(content["hyper_parameters"])
+    return {GENERATOR: network}
+
+
+def _with_histories(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The message hub with mmengine's own buffers in place of the stand-ins they were read as."""
+    hub = content.get("message_hub")
+    if not isinstance(hub, Mapping):
+        return None
+    scalars = {
+        name: HistoryBuffer(list(value._log_history), list(value._count_history), value.max_length)
+        for name, value in hub.get("log_scalars", {}).items()
+        if isinstance(value, History)
+    }
+    return {**hub, "log_scalars": OrderedDict(scalars)}

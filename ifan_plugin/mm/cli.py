@@ -1,0 +1,263 @@
+"""``python -m ifan_plugin.mm``: train and test on mmengine's Runner, with mmengine's own flags."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ifan_plugin import __version__
+from ifan_plugin.cli.arguments import Parser
+from ifan_plugin.errors import UserError
+from ifan_plugin.mm import checkpoints, distributed
+from ifan_plugin.mm import config as configs
+from ifan_plugin.options import nearest
+
+PROGRAM = "python -m ifan_plugin.mm"
+
+_HELP = f"""\
+usage: {PROGRAM} VERB [arguments]
+
+IFAN, and other networks, on mmengine's Runner, from a config file.
+
+verbs:
+  train     train, validate and keep checkpoints
+  test      measure a checkpoint and write its pictures
+
+examples:
+  {PROGRAM} train options/mm/ifan_quickstart.py
+  {PROGRAM} test options/mm/ifan_quickstart.py work_dirs/ifan_quickstart/iter_1800.pth
+  {PROGRAM} VERB --help
+
+A config that ends in .py is a program and is run: read it before you use somebody else's. One in YAML or JSON is data.
+"""
+
+_END = """
+exit status: 0 done, 2 invalid input (one line says what), 1 a fault of the program."""
+
+_EXAMPLES = {
+    "train": f"""\
+values of --cfg-options:
+  numbers, true, false, None, lists 1,2 or [1,2], tuples (1,2); anything else is text, and so is what stands in quotes
+  ('"a, b"'). Values aren't run. A number as a key picks an item of a list: param_scheduler.0.gamma=0.5
+
+A config that ends in .py is a program and is run: read it before you use somebody else's. One in YAML or JSON is data.
+
+examples:
+  {PROGRAM} train options/mm/ifan_quickstart.py
+  {PROGRAM} train options/mm/ifan_dpdd.py --work-dir runs/dpdd --resume
+  {PROGRAM} train options/mm/ifan_dpdd.py --amp --cfg-options train_cfg.max_iters=1000 train_dataloader.batch_size=4
+  torchrun --nproc_per_node=2 -m ifan_plugin.mm train options/mm/ifan_dpdd.py --launcher pytorch
+{_END}""",
+    "test": f"""\
+examples:
+  {PROGRAM} test options/mm/ifan_quickstart.py work_dirs/ifan_quickstart/iter_1800.pth
+  {PROGRAM} test options/mm/ifan_quickstart.py experiments/IFAN_quickstart/models/net_g_latest.pth
+  {PROGRAM} test options/mm/ifan_dpdd.py IFAN.pth --cfg-options test_dataloader.dataset.dataroot=~/DPDD
+{_END}""",
+}
+
+
+def build_parser(verb: str) -> Parser:
+    """The parser of one verb; its errors are :class:`UserError`."""
+    what = "Train a network" if verb == "train" else "Test a checkpoint"
+    parser = Parser(
+        prog=f"{PROGRAM} {verb}",
+        description=f"{what} on mmengine's Runner, from a config file (.py, .yml, .yaml or .json).",
+        epilog=_EXAMPLES[verb],
+    )
+    parser.add_argument("config", metavar="CONFIG", help="config file")
+    if verb == "test":
+        parser.add_argument(
+            "checkpoint", metavar="CHECKPOINT", help="checkpoint of mmengine, BasicSR or the IFAN authors"
+        )
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="where checkpoints, logs and pictures go (default: work_dirs/NAME OF CONFIG)"
+    )
+    if verb == "train":
+        parser.add_argument(
+            "--resume",
+            nargs="?",
+            const="auto",
+            type=_resume_from,
+            metavar="FILE",
+            help="continue from FILE, or without FILE ('auto') from the newest whole checkpoint in the work dir",
+        )
+        parser.add_argument(
+            "--amp", action="store_true", help="mixed precision: fp16 with a scaled loss on a GPU, bf16 on a CPU"
+        )
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override the config"
+    )
+    parser.add_argument(
+        "--launcher", choices=distributed.LAUNCHERS, default="none", help="how ranks were started (default: none)"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _resume_from(text: str) -> str:
+    if Path(text).suffix in configs.ENDINGS:
+        raise argparse.ArgumentTypeError(f"{text} is a config: put CONFIG before --resume")
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0 done, 2 invalid input (one line on stderr), 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        (sys.stdout if argv else sys.stderr).write(_HELP)
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        sys.stdout.write(f"ifan_plugin {__version__}\n")
+        return 0
+    verb = argv[0]
+    if verb not in _VERBS:
+        sys.stderr.write(f"{PROGRAM}: unknown verb '{verb}'; {nearest(verb, _VERBS)}\n")
+        return 2
+    try:
+        _VERBS[verb](argv[1:])
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{PROGRAM}: interrupted\n")
+        return 130
+    return 0
+
+
+def train(argv: list[str]) -> None:
+    """``train``: see :func:`build_parser`. Raises :class:`UserError`."""
+    args = build_parser("train").parse_args(argv)
+    config = _prepared(args, "train")
+    if args.amp:
+        use_mixed_precision(config)
+    _require_precision(config)
+    if args.resume is not None:
+        path = newest_checkpoint(Path(config.work_dir)) if args.resume == "auto" else _existing(args.resume, "--resume")
+        if path is not None:
+            checkpoints.require_resumable(path)
+        if path is None:
+            sys.stderr.write(f"--resume: no checkpoint in {config.work_dir}: starting from the beginning.\n")
+        else:
+            sys.stderr.write(f"Resuming from {path}.\n")
+        config.resume, config.load_from = path is not None, None if path is None else str(path)
+    _run(config, args.launcher, lambda runner: runner.train())
+
+
+def test(argv: list[str]) -> None:
+    """``test``: see :func:`build_parser`. Raises :class:`UserError`."""
+    args = build_parser("test").parse_args(argv)
+    config = _prepared(args, "test")
+    config.resume, config.load_from = False, str(_existing(args.checkpoint, "CHECKPOINT"))
+    _run(config, args.launcher, lambda runner: runner.test())
+
+
+_VERBS: dict[str, Callable[[list[str]], None]] = {"train": train, "test": test}
+
+
+def _prepared(args: argparse.Namespace, verb: str) -> Config:
+    """The config with the command line's values, checked; its work dir exists then."""
+    config = configs.read(args.config)
+    configs.override(config, args.cfg_options)
+    name = Path(args.config).name
+    configs.check(config, name, verb)
+    work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    config.work_dir = str(Path(work_dir).expanduser())
+    try:
+        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"work dir {config.work_dir}: can't be made: {error.strerror or error}") from error
+    for loop in ("train", "val", "test"):
+        loader = config.get(f"{loop}_dataloader")
+        if isinstance(loader, dict) and not loader.get("num_workers", 0):
+            loader["persistent_workers"] = False  # torch refuses to let none persist
+    _leave_out_tensorboard(config)
+    return config
+
+
+def _leave_out_tensorboard(config: Config) -> None:
+    backends = (config.get("visualizer") or {}).get("vis_backends") or []
+    kept = [backend for backend in backends if backend.get("type") != "TensorboardVisBackend"]
+    if len(kept) < len(backends) and importlib.util.find_spec("tensorboard") is None:
+        sys.stderr.write("TensorBoard isn't installed (pip install tensorboard): nothing is written for it.\n")
+        config.visualizer.vis_backends = kept
+
+
+def use_mixed_precision(config: Config) -> None:
+    """What ``--amp`` does to a config: mmengine's ``AmpOptimWrapper`` where there is a GPU, bf16 where there is none.
+
+    Raises:
+        UserError: ``optim_wrapper`` is of a type that can't be exchanged.
+    """
+    kind = config.optim_wrapper.get("type", "OptimWrapper")
+    if kind in ("AmpOptimWrapper", "BF16OptimWrapper"):
+        return
+    if kind != "OptimWrapper":
+        raise UserError(
+            f"--amp: optim_wrapper: type: must be OptimWrapper, AmpOptimWrapper or BF16OptimWrapper, not {kind}"
+        )
+    config.optim_wrapper.type = "AmpOptimWrapper" if torch.cuda.is_available() else "BF16OptimWrapper"
+
+
+def _require_precision(config: Config) -> None:
+    if config.optim_wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
+        raise UserError(
+            "optim_wrapper: type: AmpOptimWrapper needs a GPU, and none is found here; BF16OptimWrapper does without"
+        )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of a work dir with the highest iteration that is whole; None where there is none.
+
+    mmengine follows the absolute path in ``last_checkpoint``, which a moved folder or a killed save leave wrong.
+    """
+    numbered = []
+    for path in folder.glob("*.pth"):
+        kind, _, number = path.stem.rpartition("_")
+        if kind in ("iter", "epoch") and number.isdigit():
+            numbered.append((int(number), path))
+    for _, path in sorted(numbered, reverse=True):
+        if zipfile.is_zipfile(path):  # torch.save writes the directory of its zip last
+            return path
+        sys.stderr.write(f"--resume: passed over {path}: cut short\n")
+    return None
+
+
+def _existing(path: str, flag: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise UserError(f"{flag}: no such file: {path}")
+    return found
+
+
+def _run(config: Config, launcher: str, what: Callable[[Runner], Any]) -> None:
+    distributed.prepare(config, launcher)
+    try:
+        with checkpoints.scoped_loader():
+            runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+            what(runner)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _fail(message: str) -> int:
+    message = " ".join(message.split())
+    prefix = "" if message.startswith(PROGRAM) else f"{PROGRAM}: "
+    sys.stderr.write(f"{prefix}{message}\n")
+    if MMLogger._instance_dict:  # a run's log should say why it ended
+        for handler in MMLogger.get_current_instance().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.emit(logging.makeLogRecord({"levelname": "ERROR", "levelno": logging.ERROR, "msg": message}))
+    return 2

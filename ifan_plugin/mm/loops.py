@@ -1,0 +1,88 @@
+"""The training loop on mmengine's Runner that resumes at once, and draws the numbers that BasicSR's loop draws here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import IterBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ifan_plugin.data.sampler import seed_everything
+from ifan_plugin.errors import UserError
+from ifan_plugin.mm.sampler import EpochSampler
+
+
+class ResumableTrainLoop(IterBasedTrainLoop):
+    """``IterBasedTrainLoop`` whose resumed run goes on exactly as an uninterrupted one, without reading old batches.
+
+    mmengine's own loop, on resuming, reads every batch that it has already trained on. Here the sampler starts behind
+    them, and before each iteration Python's, NumPy's and torch's generators are seeded from (seed, iteration, rank), as
+    in BasicSR's loop. Validation follows every ``val_interval`` iterations and the last one.
+
+    Args:
+        runner: the Runner.
+        dataloader: a loader, or the mapping to build one from. Its sampler must be an :class:`EpochSampler`, which is
+            told the loader's ``batch_size``.
+        max_iters: iterations of the whole training.
+        **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as ``IterBasedTrainLoop`` takes them.
+
+    Raises:
+        UserError: another sampler.
+    """
+
+    def __init__(self, runner: Any, dataloader: DataLoader | dict, max_iters: int, **kwargs: Any) -> None:
+        if isinstance(dataloader, dict):
+            if dataloader.get("sampler", {}).get("type") == EpochSampler.__name__:
+                dataloader["sampler"]["batch_size"] = dataloader.get("batch_size", 1)
+            apart = runner._randomness_cfg.get("diff_rank_seed", False)  # mmengine's own loops read it there, too
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed, diff_rank_seed=apart)
+        if not isinstance(dataloader.sampler, EpochSampler):
+            raise UserError(
+                "train_dataloader: sampler: must be of type EpochSampler for train_cfg of type ResumableTrainLoop, "
+                f"not {type(dataloader.sampler).__name__}"
+            )
+        super().__init__(runner, dataloader, max_iters, **kwargs)
+
+    def run(self) -> nn.Module:
+        """Train up to ``max_iters``. Returns the Runner's model."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")  # all of an iteration-based training is one epoch to mmengine
+        if self._iter > 0:
+            self._lengthen_schedules()
+            self.dataloader.sampler.start_at(self._iter)
+            self.dataloader_iterator = iter(self.dataloader)
+        while self._iter < self._max_iters and not self.stop_training:
+            seed_everything(runner.seed, self._iter + 1, runner.rank)
+            runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))  # counts on
+            self._decide_current_val_interval()
+            if runner.val_loop is not None and self._validates_now():
+                runner.val_loop.run()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def _lengthen_schedules(self) -> None:
+        """Let schedules that end with the training end with this one, which may be longer than the resumed one was.
+
+        mmengine saves their end among their state, and beyond it the learning rate would stay as it is.
+        """
+        schedulers, configs = self.runner.param_schedulers, self.runner.cfg.get("param_scheduler")
+        configs = [configs] if isinstance(configs, dict) else configs or []
+        if not isinstance(schedulers, list) or len(schedulers) != len(configs):
+            return
+        for scheduler, config in zip(schedulers, configs):
+            ends_with_training = isinstance(config, dict) and "end" not in config and not scheduler.by_epoch
+            if not ends_with_training or scheduler.end >= self._max_iters:
+                continue
+            missed = scheduler._global_step >= scheduler.end
+            scheduler.end = self._max_iters
+            if missed:  # the step behind the old run's last iteration lay beyond its end, and wasn't made
+                scheduler._global_step -= 1
+                scheduler.step()
+
+    def _validates_now(self) -> bool:
+        is_due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        return is_due and self._iter >= self.val_begin

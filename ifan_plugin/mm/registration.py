@@ -1,0 +1,91 @@
+"""Which class stands in which of mmengine's registries, and under which name."""
+
+from __future__ import annotations
+
+from mmengine import registry
+from mmengine.registry import Registry
+
+from ifan_plugin.errors import UserError
+from ifan_plugin.options import nearest
+
+
+def register_all(scope: str = "mmengine") -> None:
+    """Put the package's classes into mmengine's registries under their own names. Calling it again changes nothing.
+
+    In the root registries they are found from every scope (``default_scope = "mmagic"``, say), unless that scope has a
+    class of the same name, which none of the OpenMMLab packages has.
+
+    Args:
+        scope: whose registries; those below mmengine's root exist once their package has been imported.
+
+    Raises:
+        UserError: there is no such scope, or another package's class stands under one of the names already.
+    """
+    for root, members in _members():
+        target = _of_scope(root, scope)
+        for name, member in members.items():
+            target.import_from_location()
+            standing = target.module_dict.get(name)
+            if standing is None:
+                target.register_module(name=name, module=member)
+            elif standing is not member:
+                raise UserError(
+                    f"mmengine's registry '{target.name}' (scope {scope}) has a class '{name}' already, of "
+                    f"{standing.__module__}: ifan_plugin.mm can't be used beside it"
+                )
+
+
+def _of_scope(root: Registry, scope: str) -> Registry:
+    if scope == root.scope:
+        return root
+    if scope not in root.children:
+        raise UserError(f"register_all: unknown scope '{scope}'; {nearest(scope, {root.scope, *root.children})}")
+    return root.children[scope]
+
+
+def _members() -> list[tuple[Registry, dict[str, type]]]:
+    """Registry -> name -> class. Imported here, so that this module can be read without loading them all."""
+    from ifan_plugin.archs.dpdnet_arch import DPDNet
+    from ifan_plugin.archs.ifan_arch import IFAN
+    from ifan_plugin.archs.reblur_arch import ReblurNet
+    from ifan_plugin.losses import DisparityLoss, ReblurLoss
+    from ifan_plugin.mm import (
+        checkpoints,
+        data,
+        distributed,
+        hooks,
+        loops,
+        metrics,
+        model,
+        optim,
+        pictures,
+        preprocess,
+        sampler,
+    )
+    from ifan_plugin.ops import IAC
+
+    groups = (
+        (
+            registry.MODELS,
+            (
+                IFAN, ReblurNet, DPDNet, IAC, DisparityLoss, ReblurLoss, model.PixelLoss, model.IFANRestorer,
+                preprocess.RestorationPreprocessor,
+            ),
+        ),
+        (registry.DATASETS, (data.DualPixelDataset, data.SimulatedDualPixelDataset)),
+        (registry.TRANSFORMS, (data.AugmentDefocus, data.PackRestoration)),
+        (registry.DATA_SAMPLERS, (sampler.EpochSampler,)),
+        (registry.METRICS, (metrics.RestorationMetrics,)),
+        (registry.LOOPS, (loops.ResumableTrainLoop,)),
+        (
+            registry.HOOKS,
+            (
+                hooks.AsideCheckpointHook, hooks.BasicSREMAHook, hooks.FiniteGradientHook, hooks.ProgressBarHook,
+                pictures.RestorationVisualizationHook, checkpoints.CheckpointLoaderHook,
+            ),
+        ),
+        (registry.OPTIM_WRAPPERS, (optim.BF16OptimWrapper,)),
+        (registry.PARAM_SCHEDULERS, (optim.WarmupCosineRestartLR,)),
+        (registry.MODEL_WRAPPERS, (distributed.AnyDeviceDistributedDataParallel,)),
+    )  # fmt: skip
+    return [(target, {member.__name__: member for member in members}) for target, members in groups]
