@@ -27,6 +27,8 @@ ruff format --check .
 echo "== test"
 if [ "${1:-}" = "--all" ]; then
     shift
+    # MMagic in an environment of its own, beside .venv; without it its tests skip themselves and say so.
+    ./scripts/mmagic_env.sh || echo "test.sh: MMagic's environment couldn't be made; its tests will be skipped"
     exec python -m pytest -m "slow or not slow" "$@"
 fi
 exec python -m pytest "$@"
