@@ -87,8 +87,10 @@ def main(argv: list[str]) -> int:
 def _check(args: argparse.Namespace) -> int | str:
     """The tile; UserError for arguments that can't be right."""
     for flag, value in (("--max-megapixels", args.max_megapixels), ("--max-upload-mb", args.max_upload_mb)):
-        if not value > 0:
-            raise UserError(f"{flag} {value:g}: must be more than 0")
+        if not 0 < value < 1e6:
+            raise UserError(f"{flag} {value:g}: must be more than 0 and less than a million")
+    if ":" in args.host:
+        raise UserError(f"--host {args.host}: IPv6 isn't served; valid: a name or an IPv4 address")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise UserError(f"--port {args.port}: must be 1 to 65535")
     if args.tile in ("auto", "off"):

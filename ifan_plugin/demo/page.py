@@ -25,7 +25,7 @@ from ifan_plugin.demo.work import Work, Worker
 from ifan_plugin.errors import UserError
 from ifan_plugin.inference.photos import Photo, write_photo
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 SESSIONS = 8  # pictures kept at once; each takes some tens of megabytes
 SECONDS_KEPT = 3600
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
@@ -80,6 +80,8 @@ class Answers:
 
     def load_sample(self, index: int) -> dict[str, Any]:
         """A sample was chosen."""
+        if index not in range(len(self.setting.samples.members)):  # no gallery of ours sends that
+            return self._cleared(figures.note(f"There is no sample {index}.", "problem"))
         sample = self.setting.samples.members[index]
         return self._loaded(lambda: (sample.name, *sample.read(self.setting.limits))) | {"upload": None}
 
@@ -297,8 +299,7 @@ def launch(page: gr.Blocks, limits: Limits, host: str, port: int | None) -> str:
         UserError: the port is taken, or the address isn't this machine's.
     """
     # Other people's sites must not reach a page on this machine by a name of theirs that leads here.
-    names = ["127.0.0.1", "localhost"]
-    hosts = names if host in names else ["*"]
+    hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_OwnResourcesOnly)]
     options = {
         "server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True, "share": False,
@@ -323,7 +324,8 @@ def close(page: gr.Blocks, folder: Path) -> None:
 
 
 class _OwnResourcesOnly:
-    """Tells the browser to fetch nothing from other sites, whatever gradio's pages ask for."""
+    """Tells the browser to fetch nothing from other sites, whatever gradio's pages ask for, and takes nothing that
+    the pages of other sites send."""
 
     POLICY = (
         "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -334,6 +336,11 @@ class _OwnResourcesOnly:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not _is_own(scope["headers"]):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"from another site\n"})
+            return
+
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 added = [(b"content-security-policy", self.POLICY.encode()), (b"referrer-policy", b"no-referrer")]
@@ -341,6 +348,13 @@ class _OwnResourcesOnly:
             await send(message)
 
         await self.app(scope, receive, sending if scope["type"] == "http" else send)
+
+
+def _is_own(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a request comes from this page, or from a program that is no browser and names no page."""
+    named = dict(headers)
+    origin = named.get(b"origin")
+    return origin is None or origin.partition(b"://")[2] == named.get(b"host")
 
 
 def _known(component: Any, **options: Any) -> Any:

@@ -15,10 +15,16 @@ import torch
 from ifan_plugin.demo.pictures import as_rgb
 from ifan_plugin.errors import UserError
 from ifan_plugin.inference.api import restore
-from ifan_plugin.inference.memory import is_out_of_memory
+from ifan_plugin.inference.memory import budget, is_out_of_memory
 from ifan_plugin.inference.networks import Network
 from ifan_plugin.inference.photos import Photo
 from ifan_plugin.inspect_filters import FilterInspector, no_filters
+
+TOO_LITTLE_MEMORY = "There is too little memory to look at the filters of a picture of this size."
+
+INSPECTED_BYTES = 13
+"""What inspecting takes for each pixel and unit of the network's width: both encoders' features (200 bytes a pixel at
+width 16, as measured)."""
 
 
 class StoppedError(UserError):
@@ -71,6 +77,8 @@ class Worker:
                 f"{network.name} takes the views {', '.join(network.views)}, and the page has one picture; valid: a "
                 "network of the centre view"
             )
+        if precision == "fp16" and network.device.type == "cpu":
+            raise UserError("precision: fp16 needs a GPU; valid on the CPU: fp32, bf16")
         self.network, self.tile, self.precision = network, tile, precision
         self.no_filters = no_filters(network.net)
         self.stopping = threading.Event()
@@ -109,16 +117,28 @@ class Worker:
         work.inspector, work.disparity, work.remark = None, None, ""
         if not self.no_filters:
             tell(share, "Predicting the filters")
+            if self._is_too_large(work.photo):
+                work.remark = TOO_LITTLE_MEMORY
+                tell(1.0, "Done")
+                return
             planes = torch.from_numpy(as_rgb(work.photo.pixels)).permute(2, 0, 1)[None].contiguous()
             try:
                 work.inspector = FilterInspector(self.network.net, planes.to(self.network.device))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                work.remark = "There is too little memory to look at the filters of a picture of this size."
+                work.remark = TOO_LITTLE_MEMORY
             else:
                 work.disparity = work.inspector.disparity
         tell(1.0, "Done")
+
+    def _is_too_large(self, photo: Photo) -> bool:
+        """Whether the encoders, which look at the whole picture to inspect it, take more than there is. To be asked
+        beforehand: a system that promises more memory than it has ends the program instead."""
+        height, width = photo.size
+        channels = getattr(self.network.net, "hyper_parameters", {}).get("width", 32)
+        limit = budget(self.network.device)
+        return limit is not None and height * width * channels * INSPECTED_BYTES > limit
 
 
 def psnr(picture: np.ndarray, sharp: np.ndarray) -> float:

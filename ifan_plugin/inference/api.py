@@ -56,7 +56,8 @@ def restore(
 
     Raises:
         UserError: an array of another shape or type or with values that aren't finite, views that are missing or
-            don't fit, a checkpoint that can't be used, a device that isn't there, or too little memory for any tile.
+            don't fit, a checkpoint that can't be used, a device that isn't there, too little memory for any tile, or a
+            result that isn't finite.
     """
     _check(image, "image")
     network = weights if isinstance(weights, Network) else load_network(weights, arch, arguments, param_key, device)
@@ -75,6 +76,11 @@ def restore(
     restored = run_network(
         network.net, lq, tile=tile, ensemble=ensemble, views=network.views, precision=precision, progress=progress
     )
+    if not torch.isfinite(restored).all():  # rounded to levels it would be black, and look like a picture
+        raise UserError(
+            f"{network.path or network.name}: its result isn't finite (NaN); "
+            + ("the weights may be damaged" if precision == "fp32" else f"{precision} may be too narrow, try fp32")
+        )
     return _like(image, restored[0])
 
 

@@ -16,6 +16,7 @@ from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.errors import UserError
 from ifan_plugin.options import check_call
+from ifan_plugin.runner_files import is_runner_file
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,13 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 def _detected(path: Path, param_key: str, arguments: dict[str, Any]) -> tuple[nn.Module, str]:
     """What a checkpoint's own keys say: IFAN or DPDNet of ours, else whatever spandrel knows."""
     content = checkpoints.load_file(path)
+    if is_runner_file(content):
+        return _ifan(path, param_key, arguments)
     params = content.get(param_key)
-    params = params if isinstance(params, Mapping) else content.get("params", content)
+    if not isinstance(params, Mapping):
+        if isinstance(content.get("params"), Mapping):
+            raise UserError(f"{path}: has no '{param_key}'; valid: --param-key params")
+        params = content.get("params", content)
     names = {str(key).removeprefix("module.") for key in params} if isinstance(params, Mapping) else set()
     if checkpoints.is_official(content) or "feature_extractor.level1.0.0.weight" in names:
         return _ifan(path, param_key, arguments)

@@ -155,9 +155,10 @@ class _Runner:
         """The halo's width, and how far the network can see; None: as far as the picture goes."""
         if isinstance(halo, int):
             return -(-halo // self.step) * self.step, None
-        if "radius" not in self.facts:
-            self.facts["radius"] = tiles.receptive_radius(self.network, self.multiple)
-        radius = self.facts["radius"]
+        key = ("radius", self.multiple)
+        if key not in self.facts:
+            self.facts[key] = tiles.receptive_radius(self.network, self.multiple)
+        radius = self.facts[key]
         if radius is None:
             return -(-tiles.UNBOUNDED_HALO // self.step) * self.step, None
         if halo == "exact":

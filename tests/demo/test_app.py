@@ -288,6 +288,12 @@ def test_other_sites_cannot_reach_or_frame_it(opened, served):
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert opened.request.get(served.address, headers={"Host": "evil.example"}).status == 400
     assert "googleapis" not in answer.text()
+    for origin, status in (("http://evil.example", 403), ("null", 403), (served.address.rstrip("/"), 200)):
+        upload = {"files": {"name": "a.png", "mimeType": "image/png", "buffer": b"text"}}
+        sent = opened.request.post(
+            f"{served.address.rstrip('/')}/gradio_api/upload", headers={"Origin": origin}, multipart=upload
+        )
+        assert sent.status == status, origin
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing(served):

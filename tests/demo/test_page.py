@@ -150,3 +150,16 @@ def test_the_page_names_what_is_loaded_and_asks_nothing_of_other_sites(answers):
     config = str(page.build(answers.setting).get_config_file())
     assert "&lt;small&gt;" in config
     assert not re.findall(r"https?://[^'\" ]*(?:google|cdn|huggingface)", config)
+
+
+def test_a_sample_that_is_not_there(answers):
+    for index in (-1, 99, None):
+        assert "There is no sample" in answers.load_sample(index)["status"]
+
+
+def test_whose_requests_are_taken():
+    host = (b"host", b"127.0.0.1:7860")
+    assert page._is_own([host])
+    assert page._is_own([host, (b"origin", b"http://127.0.0.1:7860")])
+    for origin in (b"http://evil.example", b"null", b"http://127.0.0.1:80", b""):
+        assert not page._is_own([host, (b"origin", origin)])

@@ -302,3 +302,16 @@ class TestFigures:
         assert figures.note("<b>", "problem") == '<p class="problem" role="alert">&lt;b&gt;</p>'
         assert figures.note("") == ""
         assert "&lt;i&gt;" in figures.figure(pixels(8, 8), '<i>"', "<i>")
+
+
+def test_half_precision_is_refused_at_the_start():
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        Worker(network(), precision="fp16")
+
+
+def test_a_picture_too_large_to_inspect_is_restored_all_the_same(monkeypatch):
+    worker, work = Worker(network()), Work("a", Photo(pixels=pixels(40, 48), format="png"))
+    monkeypatch.setattr(working, "budget", lambda device: 40 * 48 * 2 * working.INSPECTED_BYTES - 1)
+    worker.restore(work)
+    assert work.restored.shape == (40, 48, 3)
+    assert (work.inspector, work.disparity, work.remark) == (None, None, working.TOO_LITTLE_MEMORY)

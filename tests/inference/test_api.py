@@ -158,3 +158,17 @@ def test_the_package_stays_light():
         [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+class Broken(Mixed):
+    """As damaged weights do, or numbers that a narrow type doesn't have."""
+
+    def forward(self, lq):
+        return super().forward(lq) * float("nan")
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_a_result_that_is_not_finite_is_no_picture(tile):
+    damaged = Network(Broken(), ("center",), "Broken", Path("nan.pth"), "Broken")
+    with pytest.raises(UserError, match=r"nan\.pth: its result isn't finite \(NaN\); the weights may be damaged"):
+        ifan_plugin.restore(array((96, 130, 3), np.uint8), weights=damaged, tile=tile)

@@ -156,3 +156,15 @@ def test_devices(monkeypatch):
     for name in ("cuda", "mps"):
         with pytest.raises(UserError, match=rf"device: {name} isn't on this machine; there are: auto, cpu$"):
             pick_device(name)
+
+
+def test_a_set_of_parameters_that_is_not_there(tmp_path):
+    path = save(tmp_path / "dpdnet.pth", DPDNet(width=2))
+    with pytest.raises(UserError, match=r"dpdnet\.pth: has no 'params_ema'; valid: --param-key params"):
+        load_network(path, param_key="params_ema", device="cpu")
+
+
+def test_the_second_hosts_file(ifan, tmp_path):
+    state = {f"generator.{key}": value for key, value in ifan.state_dict().items()}
+    torch.save({"state_dict": state, "meta": {}, "message_hub": {}}, tmp_path / "iter_4.pth")
+    assert same(load_network(tmp_path / "iter_4.pth", arguments={"isotropic": True}, device="cpu").net, ifan)
