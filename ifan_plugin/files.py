@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a killed run, never meets half of one."""
+"""Files' names as people give them, and writing so that a reader, or a killed run, never meets half of a file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,33 @@ from ifan_plugin.errors import UserError
 _UMASK = os.umask(0)  # it can only be read by setting it: once, before there are threads
 os.umask(_UMASK)
 _MARK = ".aside."
+_MAX_NAME = 255  # bytes, of most file systems
+_RANDOM = 8  # characters that tempfile adds
+
+
+def expanded(path: str | os.PathLike, where: str) -> Path:
+    """A path given by a person, with ``~`` and ``~name`` as the home folders they stand for.
+
+    Args:
+        path: what was given; a name that begins with ``~`` is taken as it is where it is there, or is given as ``./~``
+            in a string.
+        where: the argument or key it was given for, for the message.
+
+    Raises:
+        UserError: an empty path, or nobody's home folder.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise UserError(f"{where}: is empty; give the name of a file or a folder")
+    found = Path(os.path.expanduser(text))  # not Path's, to which ./~name is ~name
+    if not found.parts or not found.parts[0].startswith("~"):
+        return found
+    if text.startswith("~") and not os.path.lexists(text):
+        raise UserError(
+            f"{where} {text}: no home folder is known for {found.parts[0]}; a name that begins with ~ is given as "
+            f"./{text}"
+        )
+    return found.absolute()  # so that nobody expands it later
 
 
 @contextmanager
@@ -27,7 +54,10 @@ def written_aside(path: str | Path, durable: bool = True) -> Iterator[IO[bytes]]
     Raises what the block raises, and ``OSError``.
     """
     path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}{_MARK}", delete=False) as file:
+    name = path.name
+    while len(os.fsencode(f".{name}{_MARK}")) + _RANDOM > _MAX_NAME:
+        name = name[:-1]
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{name}{_MARK}", delete=False) as file:
         temporary = Path(file.name)
         try:
             yield file

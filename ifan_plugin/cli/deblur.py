@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ifan_plugin.cli.arguments import Parser, arch_options
 from ifan_plugin.errors import UserError
+from ifan_plugin.files import expanded
 
 if TYPE_CHECKING:
     from ifan_plugin.inference.batch import Outcome
@@ -34,9 +38,10 @@ what is written to OUT:
   NAME_compare.jpg            --compare: before and after, and the part that gained most at 200 %
   NAME_disparity.png          --save-disparity: 16 bits; disparity in pixels = value / 256 - 128 (the file says so, too)
   NAME_disparity_colours.png  --save-disparity: blue below zero, white in focus, red above
-OUT is a folder, or for a single INPUT the file's name. No input is ever written over. A picture with one of its files
-there already is skipped, which counts as done, unless --overwrite is given. Files appear when they are whole: an
-interrupted run leaves no half ones.
+Where two restored pictures differ by their ending alone (x.jpg and x.png), NAME has it, too: x.png_compare.jpg.
+OUT is a folder, or for a single INPUT the file's name. No input is ever written over. A picture that is there restored
+already is skipped, which counts as done, unless --overwrite is given; where only others of its files are there, it
+fails. Files appear when they are whole, the restored picture first: an interrupted run leaves no half ones.
 
 dual-pixel networks: INPUT is the centre view, --left and --right are files, or folders with pictures named like the
 inputs (or with _L and _R at the end). Of a network that takes left and right alone, INPUT gives name, EXIF data and
@@ -51,17 +56,17 @@ examples:
 
 exit status: 0 all pictures are restored or were there already, 1 some failed (the last lines say which and why; a fault
 of the program, with its traceback, has this status, too), 2 invalid arguments, and nothing was done (one line says
-why), 130 interrupted."""
+why), 130 interrupted, by Ctrl-C or SIGTERM."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``basicsr deblur``; its errors are :class:`UserError`."""
     parser = Parser(prog="basicsr deblur", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("input", nargs="+", metavar="INPUT", help="photograph, folder or pattern")
-    parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="folder to write to, or a file's name")
+    parser.add_argument("--out", required=True, metavar="OUT", help="folder to write to, or a file's name")
 
     network = parser.add_argument_group("network")
-    network.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; it usually tells what network it is")
+    network.add_argument("--weights", metavar="FILE", help="checkpoint; it usually tells what network it is")
     network.add_argument("--arch", metavar="NAME", help="architecture, as a benchmark's option file may name it")
     network.add_argument(
         "--arch-option", action="append", default=[], metavar="KEY=VALUE",
@@ -74,8 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="installed module with more architectures"
     )
-    network.add_argument("--left", type=Path, metavar="PATH", help="left views, for dual-pixel networks")
-    network.add_argument("--right", type=Path, metavar="PATH", help="right views, for dual-pixel networks")
+    network.add_argument("--left", metavar="PATH", help="left views, for dual-pixel networks")
+    network.add_argument("--right", metavar="PATH", help="right views, for dual-pixel networks")
 
     how = parser.add_argument_group("how it is run")
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
@@ -120,18 +125,20 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality {args.quality}: must be from 1 to 100")
-    if not args.max_megapixels > 0:
-        raise UserError(f"--max-megapixels {args.max_megapixels:g}: must be above 0")
+    if not (args.max_megapixels > 0 and math.isfinite(args.max_megapixels * 1e6)):
+        raise UserError(f"--max-megapixels {args.max_megapixels:g}: must be above 0, and finite")
     if args.weights is None and args.arch is None:
         raise UserError("--weights: is missing; give a checkpoint, or --arch DefocusDeconvolution, which needs none")
     arguments = arch_options(args.arch_option)
+    out = expanded(args.out, "--out")
+    args.weights = None if args.weights is None else expanded(args.weights, "--weights")
     # After parsing, so that --help and slips are answered at once; planning doesn't need torch either.
     from ifan_plugin.inference import batch_plan
 
     try:
-        found, others = batch_plan.find_inputs(args.input, args.out)
+        found, others = batch_plan.find_inputs(args.input, out)
         jobs = batch_plan.plan(
-            found, args.out, args.format, args.left, args.right, args.compare, args.save_disparity
+            found, out, args.format, args.left, args.right, args.compare, args.save_disparity
         )  # fmt: skip
     except OSError as error:  # a folder that may not be looked into, a name that is too long
         raise UserError(f"{error.filename}: {error.strerror or error}") from None
@@ -147,9 +154,8 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     talk(f"{settings.network.description}; on {settings.network.device}\n")
     batch.require_runnable(jobs, settings)
-    out = args.out.expanduser()
     _make_folder(out.parent if jobs[0].output == out else out)
-    with _watcher(len(jobs), args.quiet) as watcher:
+    with _ended_by_sigterm(), _watcher(len(jobs), args.quiet) as watcher:
         outcome = batch.restore_all(jobs, settings, watcher)
     _report(outcome, args.quiet)
     return 1 if outcome.failed or outcome.untried else 0
@@ -157,6 +163,23 @@ def main(argv: list[str]) -> int:
 
 def _silent(text: str) -> None:
     """Say nothing."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that nothing half-written is left."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other take signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ifan_plugin.cli.arguments import Parser, arch_options
 from ifan_plugin.errors import UserError
+from ifan_plugin.files import expanded
 
 if TYPE_CHECKING:
     from ifan_plugin.export import Report
@@ -43,8 +43,8 @@ program."""
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``basicsr export``; its errors are :class:`UserError`."""
     parser = Parser(prog="basicsr export", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="checkpoint of the network")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write, .onnx or .pt2")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of the network")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, .onnx or .pt2")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--onnx", action="store_true", help="ONNX model, .onnx (default: by the ending of --out)")
     kind.add_argument("--torch-export", action="store_true", help="program of torch.export, .pt2")
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--size: is for the check, and --no-check leaves it out; give one of them")
     sizes = [_size(text) for text in args.size]
     kind = "onnx" if args.onnx else "torch-export" if args.torch_export else None
-    out = args.out.expanduser()
+    out, weights = expanded(args.out, "--out"), expanded(args.weights, "--weights")
     # After parsing, so that --help and slips are answered at once.
     from tqdm import tqdm
 
@@ -95,9 +95,7 @@ def main(argv: list[str]) -> int:
 
     kind = export.require_writable(out, kind, args.overwrite)
     export.require_packages(kind, args.opset, not args.no_check)
-    network = load_network(
-        args.weights, args.arch, arch_options(args.arch_option), param_key=args.param_key, device="cpu"
-    )
+    network = load_network(weights, args.arch, arch_options(args.arch_option), param_key=args.param_key, device="cpu")
     sys.stderr.write(f"{network.description}\n")
     stages = 2 + (kind == "onnx") + (0 if args.no_check else 3 + len(sizes))
     with tqdm(total=stages, bar_format="{desc:<24}|{bar:20}| {elapsed}", file=sys.stderr, leave=False) as bar:

@@ -58,7 +58,7 @@ class Outcome:
 
     Args:
         restored: the jobs done.
-        skipped: jobs, and the file that was there already.
+        skipped: jobs, and their restored picture that was there already.
         failed: jobs, and why, in one line each.
         untried: jobs that were left when the disk was full.
         stopped: why no more were tried; empty where all were.
@@ -92,16 +92,17 @@ class _NoRoomError(UserError):
 
 
 def first_existing(job: Job) -> Path | None:
-    """A file there already that the job would write."""
+    """A file there already that the job would write; the restored picture before all others."""
     return next((path for path in job.outputs if path.exists() or path.is_symlink()), None)
 
 
 def restore_all(jobs: Sequence[Job], settings: Settings, watcher: Watcher | None = None) -> Outcome:
     """Restore photographs one after another.
 
-    All files of a photograph are written aside and then put in their places together. One with a file of its own there
-    already is skipped unless ``settings.overwrite``. What can't be read, restored or written fails, and the others go
-    on; a disk that is full or read-only ends the batch.
+    All files of a photograph are written aside and then put in their places together, the restored picture first. One
+    whose restored picture is there already is skipped unless ``settings.overwrite``. What can't be read, restored or
+    written fails, and so does one that would replace other files; the others go on. A disk that is full or read-only
+    ends the batch.
 
     Args:
         jobs: as :func:`ifan_plugin.inference.batch_plan.plan` makes them.
@@ -118,12 +119,14 @@ def restore_all(jobs: Sequence[Job], settings: Settings, watcher: Watcher | None
     for number, job in enumerate(jobs):
         watcher.begins(job)
         there = None if settings.overwrite else first_existing(job)
-        if there is not None:
+        if there == job.output:
             outcome.skipped.append((job, there))
             watcher.ends(job, f"skipped, {there} is there already")
             continue
         start = time.perf_counter()
         try:
+            if there is not None:
+                raise UserError(f"{there} is there already, though {job.output} isn't; --overwrite replaces it")
             photo = _restore(job, settings, disparity, watcher)
         except (UserError, MemoryError) as error:
             reason = str(error) if isinstance(error, UserError) else "too little memory for this picture"
@@ -167,12 +170,10 @@ def _restore(job: Job, settings: Settings, disparity: DisparityPicture | None, w
     photo = read_photo(job.source, settings.max_pixels)
     for note in photo.notes:
         watcher.says(job, note)
+    if job.left is not None or job.right is not None:
+        _require_upright(job.source, photo)
     views = {view: _view(job, view, photo, settings) for view in ("left", "right") if getattr(job, view) is not None}
     network, tile = settings.network, settings.tile
-    if views and photo.orientation != 1:
-        raise UserError(
-            f"{job.source}: its EXIF data turn it, and left and right would lie elsewhere; valid: views stored upright"
-        )
     pixels = restore(
         photo.pixels, network, **views, precision=settings.precision, tile=tile, ensemble=settings.ensemble,
         progress=watcher.tiles,
@@ -188,12 +189,22 @@ def _restore(job: Job, settings: Settings, disparity: DisparityPicture | None, w
 
 def _view(job: Job, view: str, photo: Photo, settings: Settings) -> np.ndarray:
     path = getattr(job, view)
-    pixels = read_photo(path, settings.max_pixels).pixels
+    read = read_photo(path, settings.max_pixels)
+    _require_upright(path, read)
+    pixels = read.pixels
     if pixels.shape != photo.pixels.shape or pixels.dtype != photo.pixels.dtype:
         raise UserError(
             f"{path}: {_kind(pixels)}, but {job.source} is {_kind(photo.pixels)}; valid: views of one size and kind"
         )
     return pixels
+
+
+def _require_upright(path: Path, photo: Photo) -> None:
+    """Turned, the views would no longer be shifted from left to right."""
+    if photo.orientation != 1:
+        raise UserError(
+            f"{path}: its EXIF data turn it, and left and right would lie elsewhere; valid: views stored upright"
+        )
 
 
 def _kind(pixels: np.ndarray) -> str:
@@ -204,7 +215,7 @@ def _kind(pixels: np.ndarray) -> str:
 def _write(
     job: Job, photo: Photo, restored: Photo, disparity: np.ndarray | None, settings: Settings, watcher: Watcher
 ) -> None:
-    """All files of a job: each is whole, or none is there."""
+    """All files of a job: each is whole, and none is there unless the restored picture is."""
     colours = b"" if photo.grey else photo.icc
 
     def put(path: Path, file: IO[bytes], picture: Photo) -> None:
@@ -222,8 +233,10 @@ def _write(
         watcher.says(job, f"disparity from {disparity.min():.1f} to {disparity.max():.1f} pixels")
     with _room(job.output), contextlib.ExitStack() as stack:
         job.output.parent.mkdir(parents=True, exist_ok=True)
+        # The last to be opened is the first in its place: the restored picture, which says that the job is done.
+        opened = {path: stack.enter_context(written_aside(path, durable=False)) for path in reversed(writers)}
         for path, write in writers.items():
-            write(stack.enter_context(written_aside(path, durable=False)))
+            write(opened[path])
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ifan_plugin.errors import UserError
+from ifan_plugin.files import expanded
 from ifan_plugin.inference.photos import FORMATS, SUFFIXES, format_of
 
 ENDINGS = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp"}
@@ -59,7 +61,7 @@ class Found:
     relative: Path
 
 
-def find_inputs(inputs: Sequence[str | os.PathLike], out: Path) -> tuple[list[Found], int]:
+def find_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> tuple[list[Found], int]:
     """The files that INPUT… name, and how many others lay in their folders.
 
     A folder is searched with those below it, for the endings of :data:`~ifan_plugin.inference.photos.SUFFIXES`; its
@@ -68,13 +70,14 @@ def find_inputs(inputs: Sequence[str | os.PathLike], out: Path) -> tuple[list[Fo
     part are kept. A file named as such may have any ending.
 
     Raises:
-        UserError: a file or folder that isn't there, or without pictures.
+        UserError: a file or folder that isn't there, or without pictures, or an empty name.
     """
-    folders = sum(Path(entry).expanduser().is_dir() for entry in inputs)
+    out = expanded(out, "--out")
+    paths = [expanded(entry, "INPUT") for entry in inputs]
+    folders = sum(path.is_dir() for path in paths)
     found: dict[Path, Found] = {}
     others = 0
-    for entry in inputs:
-        path = Path(entry).expanduser()
+    for entry, path in zip(inputs, paths):
         if path.is_dir():
             prefix = Path(path.resolve().name) if folders > 1 else Path()
             pictures, left_alone = _in_folder(path, out)
@@ -152,24 +155,31 @@ def plan(
             or like them with ``_L`` and ``_R``.
         compare, disparity: whether these files are wanted, too.
 
+    The other files are named like the restored one without its ending; with it, where two restored ones differ by that
+    alone (``x.jpg`` and ``x.png`` in one folder).
+
     Raises:
         UserError: two inputs that would become one file, an output that is an input, ``out`` that is a file where a
-            folder is needed, or views that are missing.
+            folder is needed, views that are missing, or an empty name.
     """
-    out = Path(out).expanduser()
+    out = expanded(out, "--out")
     to_file = len(found) == 1 and not out.is_dir() and out.suffix.lower() in FORMATS
     if to_file and format is not None and format_of(out) != format:
         raise UserError(f"--out {out}: its ending says {format_of(out)}, but --format {format}")
     if not to_file and out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder")
     pairs = {"left": left, "right": right}
-    views = {view: _Views(view, Path(place).expanduser(), found) for view, place in pairs.items() if place is not None}
+    views = {
+        view: _Views(view, expanded(place, f"--{view}"), found) for view, place in pairs.items() if place is not None
+    }
+    outputs = [out if to_file else out / each.relative.parent / _named(each.relative.name, format) for each in found]
+    stems = Counter(map(_without_ending, outputs))
     jobs = []
-    for each in found:
-        output = out if to_file else out / each.relative.parent / _named(each.relative.name, format)
+    for each, output in zip(found, outputs):
+        base = output.stem if stems[_without_ending(output)] == 1 else output.name
 
-        def beside(mark: str, wanted: bool, output: Path = output) -> Path | None:
-            return output.with_name(f"{output.stem}_{mark}") if wanted else None
+        def beside(mark: str, wanted: bool, output: Path = output, base: str = base) -> Path | None:
+            return output.with_name(f"{base}_{mark}") if wanted else None
 
         jobs.append(
             Job(
@@ -193,6 +203,10 @@ def _named(name: str, format: str | None) -> str:
         return name
     stem = Path(name).stem if suffix.lower() in SUFFIXES else name
     return stem + ENDINGS[format or (RAW_FORMAT if suffix.lower() in SUFFIXES else "png")]
+
+
+def _without_ending(path: Path) -> str:
+    return os.path.normcase(path.with_suffix(""))
 
 
 class _Views:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -227,8 +228,9 @@ def _write_by_pillow(file: IO[bytes], photo: Photo, format: str, quality: int) -
         notes.append(f"16 bits became 8, {format.upper()} holds no more")
     block, icc = photo.exif, photo.icc
     if len(block) > _MAX_EXIF_IN_JPEG and format == "jpeg":
-        notes.append("EXIF data left out: more than JPEG can hold")
-        block = b""
+        block = _shortened(block)
+        left_out = "the maker's note of the EXIF data" if block else "EXIF data"
+        notes.append(f"{left_out} left out: more than JPEG can hold")
     if photo.grey and format == "webp":
         photo = dataclasses.replace(photo, pixels=np.repeat(photo.pixels[..., None], 3, axis=2))
         if icc:
@@ -249,6 +251,15 @@ def _write_by_pillow(file: IO[bytes], photo: Photo, format: str, quality: int) -
     else:
         image.save(file, "WEBP", quality=quality, lossless=photo.lossless, exact=True, **more)
     return notes
+
+
+def _shortened(block: bytes) -> bytes:
+    """EXIF data that JPEG can hold, without the maker's note; empty where that doesn't help."""
+    try:
+        block = exif.without_makers_note(block)
+    except (ValueError, struct.error):
+        return b""
+    return block if len(block) <= _MAX_EXIF_IN_JPEG else b""
 
 
 def _eight_bits(samples: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -125,6 +127,19 @@ def test_a_file_to_a_file_and_to_another_kind(folder, weights, tmp_path, capsys)
     assert sizes[0] < sizes[1]
 
 
+def test_only_a_restored_picture_counts_as_done(folder, weights, tmp_path, capsys):
+    compared = tmp_path / "out" / "a b_compare.jpg"
+    compared.parent.mkdir()
+    compared.write_bytes(b"of a run that was killed")
+    arguments = (folder / "a b.png", "--out", tmp_path / "out", "--weights", weights, "--compare")
+    assert deblur(*arguments) == 1
+    said = f"{folder / 'a b.png'}: {compared} is there already, though {tmp_path / 'out/a b.png'} isn't; --overwrite"
+    assert f"\nfailed: {said} replaces it\n" in capsys.readouterr().err
+    assert files(tmp_path / "out") == ["a b_compare.jpg"]
+    assert deblur(*arguments, "--overwrite") == 0
+    assert files(tmp_path / "out") == ["a b.png", "a b_compare.jpg"]
+
+
 def test_quiet_says_only_what_failed(folder, weights, tmp_path, capsys):
     (folder / "kaputt.png").write_bytes(b"")
     assert deblur(folder, "--out", tmp_path / "out", "--weights", weights, "--quiet") == 1
@@ -165,6 +180,25 @@ def test_an_interruption_keeps_what_is_finished(folder, weights, tmp_path, monke
     assert deblur(folder, "--out", tmp_path / "out", "--weights", weights) == 130
     assert capsys.readouterr().err.endswith("basicsr: interrupted\n")
     assert files(tmp_path / "out") == ["a b.png"]
+
+
+def test_sigterm_leaves_no_half_file(folder, weights, tmp_path, monkeypatch, capsys):
+    """As job schedulers end programs; in the middle of writing."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def put_photo(file, *_):
+        file.write(b"half")
+        file.flush()
+        assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".a b.png.aside.")]
+        assert signal.getsignal(signal.SIGTERM) != before, "else it would end these tests"
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was lost")
+
+    monkeypatch.setattr(batch, "put_photo", put_photo)
+    assert deblur(folder, "--out", tmp_path / "out", "--weights", weights) == 130
+    assert capsys.readouterr().err.endswith("basicsr: interrupted\n")
+    assert files(tmp_path / "out") == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
@@ -236,6 +270,18 @@ def test_wrong_calls_do_nothing(folder, weights, tmp_path, capsys):
         ((*usual, "--tile", "0"), "argument --tile: must be auto, off or a positive number of pixels, not '0'"),
         ((*usual, "--quality", "101"), "--quality 101: must be from 1 to 100"),
         ((*usual, "--max-megapixels", "0"), "--max-megapixels 0: must be above 0"),
+        ((*usual, "--max-megapixels", "inf"), "--max-megapixels inf: must be above 0, and finite"),
+        ((*usual, "--max-megapixels", "1e400"), "--max-megapixels inf: must be above 0, and finite"),
+        ((*usual, "--max-megapixels", "1e305"), "--max-megapixels 1e+305: must be above 0, and finite"),
+        (("", "--out", out, "--weights", weights), "INPUT: is empty; give the name of a file or a folder"),
+        ((folder, "--out", "", "--weights", weights), "--out: is empty"),
+        ((*usual, "--left", ""), "--left: is empty"),
+        ((*usual, "--right", ""), "--right: is empty"),
+        (("~nobody here/x.png", "--out", out, "--weights", weights), "INPUT ~nobody here/x.png: no home folder is"),
+        ((folder, "--out", "~nobody here/o", "--weights", weights), "--out ~nobody here/o: no home folder is known"),
+        ((*usual, "--left", "~nobody here"), "--left ~nobody here: no home folder is known for ~nobody here"),
+        ((*usual, "--right", "~nobody here"), "--right ~nobody here: no home folder is known for ~nobody here"),
+        ((folder, "--out", out, "--weights", "~nobody here/w.pth"), "--weights ~nobody here/w.pth: no home folder is"),
         ((*usual, "--precision", "fp8"), "invalid choice: 'fp8'"),
         ((*usual, "--precision", "fp16", "--device", "cpu"), "--precision fp16: needs a GPU"),
         ((*usual, "--device", "gpu"), "device: unknown 'gpu'; there are: auto"),
@@ -284,5 +330,13 @@ def test_help_says_what_scripts_need(capsys):
         deblur("--help")
     assert caught.value.code == 0
     said = capsys.readouterr().out
-    for words in ("exit status: 0", "1 some failed", "2 invalid arguments", "examples:", "value / 256 - 128"):
+    for words in (
+        "x.png_compare.jpg",
+        "130 interrupted, by Ctrl-C or SIGTERM",
+        "exit status: 0",
+        "1 some failed",
+        "2 invalid arguments",
+        "examples:",
+        "value / 256 - 128",
+    ):
         assert words in said

@@ -126,6 +126,13 @@ def test_arguments(
     assert [path.name for path in folder.iterdir()] == ["net_g.pth"]
 
 
+def test_home_folders_that_nobody_has(weights: Path, capsys: pytest.CaptureFixture) -> None:
+    nobody = "~no such user/a.pt2"
+    assert refused(capsys, "--weights", weights, "--out", nobody).startswith(f"--out {nobody}: no home folder is known")
+    assert refused(capsys, "--weights", nobody, "--out", weights.with_name("a.pt2")).startswith(f"--weights {nobody}: ")
+    assert refused(capsys, "--weights", weights, "--out", "").startswith("--out: is empty; give the name")
+
+
 @pytest.mark.parametrize("opset", [17, 99])
 def test_opset_out_of_range(opset: int, weights: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):

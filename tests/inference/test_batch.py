@@ -141,6 +141,17 @@ def test_kinds_of_files_that_are_written(folder):
     assert [path.name for path in job.outputs] == [
         "h.1.png", "h.1_compare.jpg", "h.1_disparity.png", "h.1_disparity_colours.png",
     ]  # fmt: skip
+    pair = planned([paths[0], put(folder / "a.tif"), paths[2]], out, compare=True, disparity=True)
+    assert [[path.name for path in job.outputs[1:3]] for job in pair] == [
+        ["a.JPG_compare.jpg", "a.JPG_disparity.png"], ["a.tif_compare.jpg", "a.tif_disparity.png"],
+        ["c_compare.jpg", "c_disparity.png"],
+    ]  # fmt: skip
+    put(folder / "neu/c.tif")  # in another folder of OUT: they don't meet
+    pair = planned([paths[2], f"{folder}/*/c.tif"], out, compare=True)
+    assert [job.compare.relative_to(out) for job in pair] == [Path("c_compare.jpg"), Path("neu/c_compare.jpg")]
+    (folder / "c.nef").write_bytes(b"")
+    pair = planned([folder / "c.nef", paths[2]], out, compare=True)
+    assert [job.compare.name for job in pair] == ["c.tif_compare.jpg", "c.png_compare.jpg"]
     assert planned([paths[0]], folder / "sharp ü.png")[0].output == folder / "sharp ü.png"
     assert planned(paths[:2], folder / "sharp.png")[0].output == folder / "sharp.png" / "a.JPG"  # a folder of that name
     assert "its ending says png, but --format jpeg" in refused(planned, [paths[0]], folder / "sharp.png", "jpeg")
@@ -247,7 +258,11 @@ def test_what_is_there_is_skipped_unless_it_may_be_replaced(folder):
     (out / "b_compare.jpg").symlink_to(out / "nowhere")  # a dangling link is there, too
     jobs = planned([folder], out, compare=True)
     outcome = restore_all(jobs, Settings(HALVED))
-    assert [path.name for _, path in outcome.skipped] == ["a.png", "b_compare.jpg"]
+    assert [path.name for _, path in outcome.skipped] == ["a.png"]
+    assert [reason for _, reason in outcome.failed] == [
+        f"{folder / 'b.png'}: {out / 'b_compare.jpg'} is there already, though {out / 'b.png'} isn't; "
+        "--overwrite replaces it"
+    ]
     assert (out / "a.png").read_bytes() == b"mine"
     assert not (out / "b.png").exists()
     outcome = restore_all(jobs, Settings(HALVED, overwrite=True))
@@ -301,6 +316,26 @@ def test_an_interruption_leaves_no_file(folder, monkeypatch):
     assert files(folder / "out") == []
 
 
+def test_the_restored_picture_is_in_its_place_first(folder, monkeypatch):
+    """What a run that is killed between two files leaves; the next one skips the picture, which is restored."""
+    put(folder / "a.png")
+    real, order = Path.replace, []
+
+    def replace(self, target):
+        if order:
+            raise KeyboardInterrupt
+        order.append(target)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    jobs = planned([folder / "a.png"], folder / "out", compare=True)
+    with pytest.raises(KeyboardInterrupt):
+        restore_all(jobs, Settings(HALVED))
+    assert order == [folder / "out/a.png"]
+    assert files(folder / "out") == ["a.png"]
+    np.testing.assert_array_equal(read_photo(folder / "out/a.png").pixels, halved(noise()))
+
+
 def _with_disparity(function):
     return lambda job, settings, _, watcher: function(job, settings, object(), watcher)
 
@@ -327,7 +362,14 @@ def test_dual_pixel_networks_get_their_views_in_order(folder):
     block[0x0112] = 6
     Image.fromarray(noise(height=26, width=19)).save(folder / "c/1.png", exif=block)
     outcome = restore_all(jobs, Settings(DUAL, overwrite=True))
-    assert "its EXIF data turn it" in outcome.failed[0][1]
+    assert "c/1.png: its EXIF data turn it" in outcome.failed[0][1]
+    put(folder / "c/1.png", views["c"])
+    for view in ("l", "r"):
+        block[0x0112] = 3  # the size stays
+        Image.fromarray(views[view]).save(folder / view / "1.png", exif=block)
+        outcome = restore_all(jobs, Settings(DUAL, overwrite=True))
+        assert f"{view}/1.png: its EXIF data turn it" in outcome.failed[0][1]
+        put(folder / view / "1.png", views[view])
 
 
 def test_half_precision_needs_a_gpu(folder):

@@ -267,6 +267,29 @@ def test_exif_of_either_byte_order():
     assert exif.parse(exif.build(little)) == little
 
 
+def test_exif_data_beyond_what_jpeg_holds_lose_the_makers_note_first(folder):
+    def written(note: int, comment: int) -> tuple[exif.Directory, tuple[str, ...]]:
+        block = exif.build(
+            {
+                0x010F: exif.raw(b"Kamera\0", 2),
+                0x8769: {0x829A: exif.rational(0.004), 0x927C: exif.raw(bytes(note)), 0x9286: exif.raw(bytes(comment))},
+            }
+        )
+        notes = write_photo(folder / "a.jpg", Photo(smooth(), "tiff", exif=block))
+        return exif.parse(read_photo(folder / "a.jpg").exif), notes
+
+    found, notes = written(60000, 4000)
+    assert notes == ()
+    assert set(found[0x8769]) == {0x829A, 0x927C, 0x9286}
+    found, notes = written(64000, 4000)
+    assert notes == ("the maker's note of the EXIF data left out: more than JPEG can hold",)
+    assert found[0x010F].data == b"Kamera\0"
+    assert set(found[0x8769]) == {0x829A, 0x9286}
+    found, notes = written(10, 66000)
+    assert notes == ("EXIF data left out: more than JPEG can hold",)
+    assert found == {}
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -336,6 +359,10 @@ def test_transparent_colours_and_palettes(folder):
         assert few.mode == "L"
         expected = [0, 85, 170, 255] if bits == 2 else [0, 17, 34, 51]
         assert read_bytes(folder, data).pixels[0].tolist() == expected
+        keyed = chunked((b"tRNS", struct.pack(">H", 2)))[8:]
+        photo = read_bytes(folder, data[:33] + keyed + data[33:])
+        assert photo.pixels[0].tolist() == expected
+        assert photo.alpha[0].tolist() == [255, 255, 0, 255]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -21,6 +21,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _SWAPPED = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # what of it has a byte order
 _SHORT, _LONG = 3, 4
 _MAX_ENTRIES = 4096
+_MAKERS_NOTE = 0x927C
 _WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 
 DESCRIPTIVE = frozenset(
@@ -157,6 +158,19 @@ def made_upright(block: bytes, width: int, height: int) -> bytes:
     if following + 4 <= len(changed):
         struct.pack_into(f"{order}I", changed, following, 0)
     return bytes(changed)
+
+
+def without_makers_note(block: bytes) -> bytes:
+    """EXIF data without the camera maker's own part, which is most of large ones; the rest is packed anew.
+
+    Raises:
+        ValueError: damaged.
+    """
+    directory = parse(block)
+    below = directory.get(_EXIF)
+    if isinstance(below, dict):
+        below.pop(_MAKERS_NOTE, None)
+    return build(directory)
 
 
 def parse(block: bytes, wanted: frozenset[int] | None = None) -> Directory:

@@ -54,7 +54,7 @@ def read(data: bytes, name: str, max_pixels: int) -> Photo:
     if bits == 1 and colour != _PALETTE:
         raise UserError(f"{name}: PNG is black and white, of 1 bit; {VALID}")
     with reading(name, "PNG"):
-        samples = _decoded16(data, kinds) if bits == 16 else _decoded8(data, name, max_pixels)
+        samples = _decoded16(data, kinds) if bits == 16 else _decoded8(data, name, max_pixels, bits)
         block, xmp, texts = _texts(chunks)
         icc = _inflated(kinds[b"iCCP"].partition(b"\0")[2][1:]) if b"iCCP" in kinds else b""
     kept = [chunk for chunk in chunks if chunk[0] in _COLOUR_CHUNKS] + texts
@@ -102,12 +102,13 @@ def _inflated(data: bytes) -> bytes:
     return content
 
 
-def _decoded8(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+def _decoded8(data: bytes, name: str, max_pixels: int, bits: int) -> np.ndarray:
     with opened(data, name, "PNG", max_pixels) as image:
         key = image.info.get("transparency")
         mode = image.mode
         if mode == "L" and key is not None:
-            return _with_key(np.asarray(image), key)
+            largest = 2**bits - 1  # Pillow has made the samples 8 bits, but not the key
+            return _with_key(np.asarray(image), (key & largest) * (255 // largest))
         if mode == "P":
             mode = "RGB" if key is None else "RGBA"
         elif mode == "RGB" and key is not None:
