@@ -114,8 +114,9 @@ def as_ours(content: Mapping[str, Any], network: str, path: str | Path) -> dict[
         says them.
 
     Raises:
-        UserError: it has no such network.
+        UserError: it has no such network, or something else than tensors in it.
     """
+    require_tensors(content, path)
     state, averaged = content["state_dict"], content.get("ema_state_dict")
     params = _below(state, f"{network}.")
     if not params:
@@ -126,16 +127,45 @@ def as_ours(content: Mapping[str, Any], network: str, path: str | Path) -> dict[
         if last.keys() != params.keys():
             raise UserError(f"{path}: ema_state_dict: has other parameters than state_dict")
         ours = {"params": last, "params_ema": params}
-    said = hyper_parameters(content).get(network)
+    said = hyper_parameters(content, path).get(network)
     return ours if said is None else ours | {"hyper_parameters": said}
 
 
-def hyper_parameters(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``generator`` and ``reblur`` -> hyper-parameters, as far as a Runner's file says them."""
+def require_tensors(content: Mapping[str, Any], path: str | Path) -> None:
+    """Raise :class:`UserError`, naming ``path``, where a Runner's file holds something else than named tensors."""
+    for key in ("state_dict", "ema_state_dict"):
+        state = content.get(key)
+        for name, value in state.items() if isinstance(state, Mapping) else ():
+            if not isinstance(name, str):
+                raise UserError(f"{path}: {key}: must have names as keys, not {name!r:.80}")
+            if not isinstance(value, Tensor) and not name.endswith("_extra_state"):
+                raise UserError(f"{path}: {key}: '{name}': must be a tensor, not {type(value).__name__}")
+
+
+def history_values(history: History, name: str, path: str | Path) -> tuple[list, list, int]:
+    """A history's values, their counts and the most it may hold; :class:`UserError`, naming ``path``, if it is none."""
+    values, counts = getattr(history, "_log_history", None), getattr(history, "_count_history", None)
+    longest = getattr(history, "max_length", None)
+    are_numbers = all(isinstance(each, np.ndarray) and each.ndim == 1 for each in (values, counts))
+    if not are_numbers or len(values) != len(counts) or type(longest) is not int:
+        raise UserError(f"{path}: message_hub: log_scalars: '{name}': not a history of mmengine's")
+    return list(values), list(counts), longest
+
+
+def hyper_parameters(content: Mapping[str, Any], path: str | Path = "checkpoint") -> dict[str, dict[str, Any]]:
+    """``generator`` and ``reblur`` -> hyper-parameters, as far as a Runner's file says them.
+
+    Raises:
+        UserError: they aren't mappings; ``path`` is named.
+    """
     metadata = getattr(content["state_dict"], "_metadata", None)
     root = metadata.get("") if isinstance(metadata, Mapping) else None
     said = root.get("hyper_parameters") if isinstance(root, Mapping) else None
-    return {key: dict(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
+    if said is None:
+        return {}
+    if not isinstance(said, Mapping) or any(not isinstance(value, Mapping) for value in said.values()):
+        raise UserError(f"{path}: state_dict: hyper_parameters: must be a mapping of mappings, not {said!r:.80}")
+    return {key: dict(value) for key, value in said.items()}
 
 
 def from_ours(networks: Mapping[str, Mapping[str, Any]], averaged: bool = False) -> dict[str, Any]:

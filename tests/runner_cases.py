@@ -18,7 +18,7 @@ def small_config(data: Path, work_dir: Path, seed: int = 3) -> dict[str, Any]:
     It asks of mmengine's Runner what :func:`helpers.small_options` asks of BasicSR.
     """
     dataset = {"type": "DualPixelDataset", "dataroot": str(data), "bit_depth": 16}
-    train = dataset | {"phase": "train", "aux_views": ["left", "right"], "patch_size": 32, "seed": seed}
+    train = dataset | {"phase": "train", "aux_views": ["left", "right"], "patch_size": 32}
     whole = {"batch_size": 1, "num_workers": 0, "sampler": {"type": "DefaultSampler", "shuffle": False}}
     return copy.deepcopy(
         {

@@ -78,14 +78,15 @@ def load_from_file(filename: str | Path, map_location: Any = None) -> dict[str, 
         map_location: left aside: everything is read to the CPU, and goes to the device when it is loaded.
 
     Raises:
-        UserError: no such file, no checkpoint, or one that would run code.
+        UserError: no such file, no checkpoint, a malformed one, or one that would run code.
     """
     path = Path(filename).expanduser()
     content = checkpoints.load_file(path)
     if isinstance(content.get("state_dict"), Mapping):
+        runner_files.require_tensors(content, path)
         state = OrderedDict(content["state_dict"])
         state._metadata = getattr(content["state_dict"], "_metadata", None)  # which the copy has lost
-        content = {**content, "state_dict": state, "message_hub": _with_histories(content)}
+        content = {**content, "state_dict": state, "message_hub": _with_histories(content, path)}
         if content["message_hub"] is None:
             del content["message_hub"]
         if isinstance(content.get("meta"), Mapping):  # on resuming mmengine would run "config", which it never writes
@@ -93,7 +94,7 @@ def load_from_file(filename: str | Path, map_location: Any = None) -> dict[str, 
     else:
         content = runner_files.from_ours(_networks(content, path), averaged=True)
     # What a model compares itself with travels with the state dict, as torch's own version numbers do.
-    said = runner_files.hyper_parameters(content)
+    said = runner_files.hyper_parameters(content, path)
     metadata = dict(getattr(content["state_dict"], "_metadata", None) or {})
     metadata[""] = {**metadata.get("", {}), "hyper_parameters": said, "path": str(path)}
     content["state_dict"]._metadata = OrderedDict(metadata)
@@ -130,13 +131,36 @@ def read_params(
     return found[param_key], found.get("hyper_parameters", {})
 
 
-def require_resumable(filename: str | Path) -> None:
-    """Raise :class:`UserError` where a file can be loaded, but isn't a training state of a Runner's."""
+def require_resumable(filename: str | Path, schedulers: bool = False) -> None:
+    """Raise :class:`UserError` where a file can be loaded, but isn't a whole training state of a Runner's.
+
+    Args:
+        filename: as for :func:`load_from_file`.
+        schedulers: whether the training has some, whose state must be there.
+    """
     path = Path(filename).expanduser()
     content = checkpoints.load_file(path)
     meta = content.get("meta")
     if not (isinstance(content.get("state_dict"), Mapping) and isinstance(meta, Mapping) and "iter" in meta):
         raise UserError(f"{path}: holds weights, no training state of mmengine's; load_from starts from it")
+    for key in ("epoch", "iter"):
+        if type(meta.get(key)) is not int or meta[key] < 0:
+            raise UserError(f"{path}: meta: {key}: must be an integer of 0 or more, not {meta.get(key)!r:.80}")
+    parts = {"optimizer": "optimiser's", "message_hub": "message hub's"}
+    parts |= {"param_schedulers": "schedulers'"} if schedulers else {}
+    for key, whose in parts.items():
+        kinds = (Mapping, list) if key == "param_schedulers" else Mapping
+        if not isinstance(content.get(key), kinds):  # best_*.pth has weights, figures and no more
+            raise UserError(f"{path}: holds no {whose} state, and can't be resumed from; valid: iter_*.pth")
+
+
+def is_best_in(folder: str | Path, path: Any) -> bool:
+    """Whether ``path`` is the name of a ``best_*.pth`` that lies in ``folder`` itself, and no link."""
+    if not isinstance(path, str):
+        return False
+    found = Path(path)
+    is_best = found.match("best_*.pth") and found.is_file() and not found.is_symlink()
+    return is_best and found.parent.resolve() == Path(folder).resolve()
 
 
 def _networks(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
@@ -163,14 +187,29 @@ def _networks(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any
     return {GENERATOR: network}
 
 
-def _with_histories(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The message hub with mmengine's own buffers in place of the stand-ins they were read as."""
+def _with_histories(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """The message hub with mmengine's own buffers in place of the stand-ins they were read as.
+
+    mmengine's checkpoint hook removes what ``runtime_info`` calls the best so far, a whole folder as well, and what the
+    numbers of the kept ones give names to. A stranger's file keeps to checkpoints beside it, and to numbers.
+    """
     hub = content.get("message_hub")
     if not isinstance(hub, Mapping):
         return None
+    saved = hub.get("log_scalars", {})
+    if not isinstance(saved, Mapping):
+        raise UserError(f"{path}: message_hub: log_scalars: must be a mapping, not {type(saved).__name__}")
     scalars = {
-        name: HistoryBuffer(list(value._log_history), list(value._count_history), value.max_length)
-        for name, value in hub.get("log_scalars", {}).items()
+        name: HistoryBuffer(*runner_files.history_values(value, name, path))
+        for name, value in saved.items()
         if isinstance(value, History)
     }
-    return {**hub, "log_scalars": OrderedDict(scalars)}
+    info = hub.get("runtime_info", {})
+    if not isinstance(info, Mapping):
+        raise UserError(f"{path}: message_hub: runtime_info: must be a mapping, not {type(info).__name__}")
+    kept = info.get("keep_ckpt_ids", [])
+    if not isinstance(kept, list) or any(type(number) is not int for number in kept):
+        raise UserError(f"{path}: message_hub: keep_ckpt_ids: must be a list of iterations, not {kept!r:.80}")
+    others = {k for k, value in info.items() if str(k).startswith("best_ckpt") and not is_best_in(path.parent, value)}
+    own = OrderedDict((key, value) for key, value in info.items() if key not in others)
+    return {**hub, "log_scalars": OrderedDict(scalars), "runtime_info": own}

@@ -143,13 +143,18 @@ def train(argv: list[str]) -> None:
     if args.amp:
         use_mixed_precision(config)
     _require_precision(config)
-    if args.resume is not None:
-        path = newest_checkpoint(Path(config.work_dir)) if args.resume == "auto" else _existing(args.resume, "--resume")
-        if path is not None:
-            checkpoints.require_resumable(path)
+    start = args.resume
+    if start is None and config.get("resume") and "://" not in str(config.get("load_from")):
+        start = config.get("load_from") or "auto"
+    if start is not None:
+        flag = "load_from (resume)" if args.resume is None else "--resume"
+        folders = checkpoint_folders(config)
+        path = newest_checkpoint(*folders) if start == "auto" else _existing(str(start), flag)
         if path is None:
-            sys.stderr.write(f"--resume: no checkpoint in {config.work_dir}: starting from the beginning.\n")
+            where = " or ".join(map(str, folders))
+            sys.stderr.write(f"--resume: no checkpoint in {where}: starting from the beginning.\n")
         else:
+            checkpoints.require_resumable(path, schedulers=bool(config.get("param_scheduler")))
             sys.stderr.write(f"Resuming from {path}.\n")
         config.resume, config.load_from = path is not None, None if path is None else str(path)
     _run(config, args.launcher, lambda runner: runner.train())
@@ -217,17 +222,32 @@ def _require_precision(config: Config) -> None:
         )
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of a work dir with the highest iteration that is whole; None where there is none.
+def checkpoint_folders(config: Config) -> list[Path]:
+    """Where a run's checkpoints may lie: its work dir, and what ``out_dir`` of its checkpoint hook makes of it."""
+    folders = [Path(config.work_dir)]
+    out_dir = ((config.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
+    if out_dir is not None:
+        folders.append(Path(out_dir) / Path(config.work_dir).absolute().name)
+    return folders
 
-    mmengine follows the absolute path in ``last_checkpoint``, which a moved folder or a killed save leave wrong.
+
+def newest_checkpoint(*folders: Path) -> Path | None:
+    """The checkpoint in some folders with the highest iteration that is whole; None where there is none.
+
+    mmengine follows the absolute path in ``last_checkpoint``, which a moved folder or a killed save leave wrong. Here
+    it counts only where no file has a number, as with a ``filename_tmpl`` of one's own.
     """
     numbered = []
-    for path in folder.glob("*.pth"):
+    for path in (path for folder in folders for path in folder.glob("*.pth")):
         kind, _, number = path.stem.rpartition("_")
         if kind in ("iter", "epoch") and number.isdigit():
             numbered.append((int(number), path))
-    for _, path in sorted(numbered, reverse=True):
+    candidates = [path for _, path in sorted(numbered, reverse=True)]
+    if not candidates:
+        notes = [folder / "last_checkpoint" for folder in folders]
+        named = [Path(note.read_text(encoding="utf-8", errors="replace").strip()) for note in notes if note.is_file()]
+        candidates = [path for path in named if path.is_file()]
+    for path in candidates:
         if zipfile.is_zipfile(path):  # torch.save writes the directory of its zip last
             return path
         sys.stderr.write(f"--resume: passed over {path}: cut short\n")

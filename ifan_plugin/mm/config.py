@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 
 from ifan_plugin import option_file
 from ifan_plugin.errors import UserError
-from ifan_plugin.metrics.protocols import BETTER
-from ifan_plugin.mm.metrics import NO_REFERENCE
+from ifan_plugin.mm import config_values
 from ifan_plugin.options import Option, check_call, check_value, nearest
 
 ENDINGS = (".py", ".yml", ".yaml", ".json")
@@ -36,6 +35,8 @@ _LOADER_KEYS = {
     "dataset", "num_batch_per_epoch", "disable_subprocess_warning",
 }  # fmt: skip
 _LOOPS = ("train", "val", "test")
+_NAMES = ("type", "constructor", "runner_type", "ema_type", "_scope_", "default_scope")
+"""Keys whose values mmengine looks up in its registries; a dotted name that isn't there it imports and calls."""
 _BUILDERS_OWN = {  # keys that whoever builds from a registry takes out before the class sees the rest
     registry.HOOKS: {"priority"},
     registry.OPTIM_WRAPPERS: {"optimizer", "constructor", "paramwise_cfg"},
@@ -62,11 +63,9 @@ def read(path: str | Path) -> Config:
     options = _read_json(path) if path.suffix == ".json" else option_file.read(path)
     if "_base_" in options:
         raise UserError(f"{path}: _base_ is valid in .py configs only")
-    for place, name in _types(options):
+    for place, name in _names(options):
         if "." in str(name):
-            raise UserError(
-                f"{path}: {place}: type: must be a registered name, not {name}; dotted names need a .py config"
-            )
+            raise UserError(f"{path}: {place}: must be a registered name, not {name}; dotted names need a .py config")
     try:
         config = Config(options, filename=str(path))
     except KeyError as error:  # names that mmengine keeps to itself
@@ -112,16 +111,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return options
 
 
-def _types(value: Any, place: str = "") -> Iterable[tuple[str, Any]]:
-    """Every ``type`` in a config, with the place it stands at."""
+def _names(value: Any, place: str = "") -> Iterable[tuple[str, Any]]:
+    """Everything in a config that mmengine looks up by its name, with the place it stands at."""
     if isinstance(value, Mapping):
-        if "type" in value:
-            yield place, value["type"]
         for key, member in value.items():
-            yield from _types(member, f"{place}: {key}" if place else str(key))
+            at = f"{place}: {key}" if place else str(key)
+            if key in _NAMES and not isinstance(member, Mapping):
+                yield at, member
+            yield from _names(member, at)
     elif isinstance(value, (list, tuple)):
         for number, member in enumerate(value):
-            yield from _types(member, f"{place}: {number}")
+            yield from _names(member, f"{place}: {number}")
 
 
 # --- --cfg-options ------------------------------------------------------------------------------------------------
@@ -145,7 +145,9 @@ def override(config: Config, entries: Iterable[str]) -> None:
             raise UserError(f"{where}: must have the form key.subkey=value")
         _require_place(config, names, where)
         value = parse_value(text, where)
-        if names[-1] == "type" and "." in str(value):  # mmengine would import it and call what it finds
+        if names[0] == "custom_imports":
+            raise UserError(f"{where}: custom_imports is valid in the config file only, and is done by now")
+        if names[-1] in _NAMES and "." in str(value):  # mmengine would import it and call what it finds
             raise UserError(f"{where}: must be a registered name; dotted names need a .py config")
         config.merge_from_dict({path.strip(): value})
 
@@ -276,11 +278,10 @@ def check(config: Config, where: str, verb: str) -> None:
     for name, hook in (config.get("default_hooks") or {}).items():
         typed(hook, registry.HOOKS, f"default_hooks: {name}")
     typed(config.get("custom_hooks"), registry.HOOKS, "custom_hooks")
+    typed(config.get("visualizer"), registry.VISUALIZERS, "visualizer")
     typed((config.get("visualizer") or {}).get("vis_backends"), registry.VISBACKENDS, "visualizer: vis_backends")
-    _check_best(config, where)
-    randomness = config.get("randomness") or {}
-    _require_known(randomness, ("seed", "diff_rank_seed", "deterministic"), f"{where}: randomness")
-    check_value(randomness.get("seed"), Option(int, minimum=0, optional=True), f"{where}: randomness: seed")
+    typed(config.get("log_processor"), registry.LOG_PROCESSORS, "log_processor", "LogProcessor")
+    config_values.check(config, where)
 
 
 def _require_keys(config: Config, where: str, verb: str) -> None:
@@ -301,24 +302,6 @@ def _require_keys(config: Config, where: str, verb: str) -> None:
             missing = next(key for key in keys if key not in there)
             why = f"{there[0]} is there" if there else f"{verb} needs it"
             raise UserError(f"{where}: '{missing}' is missing ({why}; {', '.join(keys)} belong together)")
-
-
-def _check_best(config: Config, where: str) -> None:
-    """A misspelt ``save_best`` would end the run only at its first validation."""
-    hook, evaluator = (config.get("default_hooks") or {}).get("checkpoint"), config.get("val_evaluator")
-    if not isinstance(hook, Mapping) or not isinstance(evaluator, list):
-        return
-    if any(not isinstance(e, Mapping) or e.get("type") != "RestorationMetrics" or e.get("prefix") for e in evaluator):
-        return
-    asked = [metric.get("metrics", ("psnr", "ssim", "mae")) for metric in evaluator]
-    measured = {name for names in asked for name in ([names] if isinstance(names, str) else names)}
-    if not measured <= {*BETTER, *NO_REFERENCE}:  # the metric itself will say so
-        return
-    best = hook.get("save_best") or []
-    for name in [best] if isinstance(best, str) else best:
-        if name != "auto" and str(name).removeprefix("blurred_") not in measured:
-            place = f"{where}: default_hooks: checkpoint: save_best"
-            raise UserError(f"{place}: val_evaluator doesn't measure '{name}'; {nearest(name, measured)}")
 
 
 def _check_loader(loader: Mapping[str, Any], place: str, known: Iterable[str]) -> None:

@@ -139,6 +139,7 @@ class _Wrapped(Dataset):
             "protocol": protocol,
         }
         self._draws = phase == "train"
+        self._takes_seed = self._draws and "seed" not in options
         self._every_sample = {
             "views": self.metainfo["views"],
             "bit_depth": self.dataset.bit_depth,
@@ -151,6 +152,8 @@ class _Wrapped(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self._draws and not hasattr(index, "epoch"):  # with the number alone every epoch would draw the same
             index = EpochIndex(index, 0, np.random.randint(2**31))
+        if self._takes_seed and hasattr(index, "seed"):  # the run's, which resuming may have changed by now
+            self.dataset._seed = index.seed
         sample = {**self.dataset[index], **self._every_sample, "sample_idx": int(index)}
         if self._protocol is not None and "gt" in sample:
             for role in {"lq", *PICTURES} & sample.keys():
@@ -167,7 +170,8 @@ class DualPixelDataset(_Wrapped):
     """:class:`ifan_plugin.data.dual_pixel_dataset.DualPixelDataset` for mmengine: the same samples, bit for bit.
 
     With :class:`ifan_plugin.mm.sampler.EpochSampler` a training sample's draws follow from seed, epoch and place as in
-    BasicSR. Other samplers give plain numbers; the draws then come from NumPy's generator, which mmengine seeds.
+    BasicSR; where the options have no ``seed``, it is the sampler's, by default the Runner's. Other samplers give
+    plain numbers; the draws then come from NumPy's generator, which mmengine seeds.
 
     Args:
         phase: ``train``, ``val`` or ``test``.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from ifan_plugin.errors import UserError
 from ifan_plugin.files import remove_remains, written_aside
+from ifan_plugin.mm.checkpoints import is_best_in
 from ifan_plugin.options import nearest
 
 ASIDE = "ifan_aside"
@@ -22,7 +24,27 @@ ASIDE = "ifan_aside"
 
 
 class AsideBackend(LocalBackend):
-    """mmengine's local files, written aside, flushed to the disk and renamed."""
+    """mmengine's local files, written aside, flushed to the disk and renamed.
+
+    Attributes:
+        removals: where it is a list, :meth:`remove` and :meth:`rmtree` note their path in it and remove nothing.
+    """
+
+    removals: list[Path] | None = None
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remove a file, or note that it is to be removed. Raises ``OSError``."""
+        if self.removals is None:
+            super().remove(filepath)
+        else:
+            self.removals.append(Path(filepath))
+
+    def rmtree(self, dir_path: str | Path) -> None:
+        """Remove a folder, or note that it is to be removed. Raises ``OSError``."""
+        if self.removals is None:
+            super().rmtree(dir_path)
+        else:
+            self.removals.append(Path(dir_path))
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes.
@@ -47,8 +69,10 @@ def register_aside_backend() -> None:
 class AsideCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``: checkpoints counted in iterations, written aside and renamed.
 
-    A killed run leaves the old file or the new one, and a save that fails ends the run with a line that says why.
-    The best checkpoint of psnr and ssim is the greatest, of mae, lpips and niqe the least.
+    A killed run leaves the old file or the new one, and a save that fails ends the run with a line that says why:
+    files that are no longer kept go when the new one is there. (mmengine's own hook removes them first.) Of what a
+    resumed checkpoint says, only a ``best_*.pth`` in this run's folder is taken for the best so far's file, which a
+    better one replaces. The best checkpoint of psnr and ssim is the greatest, of mae, lpips and niqe the least.
 
     Args: those of ``CheckpointHook``, with ``by_epoch=False`` by default.
     """
@@ -65,8 +89,43 @@ class AsideCheckpointHook(CheckpointHook):
     def before_train(self, runner: Any) -> None:
         """Find the folder; remove there what killed runs left half-written."""
         super().before_train(runner)
+        # The resumed checkpoint may be a stranger's, or of a run in another folder, and mmengine removes what it names.
+        if not is_best_in(self.out_dir, getattr(self, "best_ckpt_path", None)):
+            self.best_ckpt_path = None
+        for name, path in getattr(self, "best_ckpt_path_dict", {}).items():
+            if not is_best_in(self.out_dir, path):
+                self.best_ckpt_path_dict[name] = None
         if is_main_process() and Path(self.out_dir).is_dir():
             remove_remains(self.out_dir)
+
+    @contextmanager
+    def _removing_last(self) -> Iterator[None]:
+        """What is removed within the block goes when it has ended well."""
+        backend = self.file_backend
+        if not isinstance(backend, AsideBackend) or backend.removals is not None:  # another's, or in a block already
+            yield
+            return
+        backend.removals = []
+        try:
+            yield
+        finally:
+            removals, backend.removals = backend.removals, None
+        bests = [getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()]
+        for path in removals:
+            if str(path) in (self.last_ckpt, *bests):  # written anew under its old name
+                continue
+            if backend.isdir(path):
+                backend.rmtree(path)
+            elif backend.isfile(path):
+                backend.remove(path)
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
+        with self._removing_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict[str, float]) -> None:
+        with self._removing_last():
+            super()._save_best_checkpoint(runner, metrics)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
         """Keep the best so far.
@@ -90,7 +149,8 @@ class BasicSREMAHook(EMAHook):
 
     Args:
         decay: the average is ``decay * average + (1 - decay) * weights`` after each iteration (``ema_decay``).
-        strict_load: refuse averaged weights of other names, when resuming.
+        strict_load: refuse averaged weights of other names, when resuming. Where the model's own ``strict_load`` is
+            false, this is, too.
 
     Raises:
         UserError: a decay that isn't between 0 and 1.
@@ -101,10 +161,18 @@ class BasicSREMAHook(EMAHook):
             raise UserError(f"BasicSREMAHook: decay: must be between 0 and 1, not {decay}")
         super().__init__("ExponentialMovingAverage", strict_load, momentum=1 - decay)
 
+    def before_run(self, runner: Any) -> None:
+        """Make the averaged copy of the model."""
+        super().before_run(runner)
+        self.strict_load = self.strict_load and getattr(self.src_model, "strict_load", True)
+
     def before_train(self, runner: Any) -> None:
-        """Take the starting weights, which the Runner initialises and loads behind ``before_run``."""
+        """Take the starting weights, which the Runner initialises and loads behind ``before_run``.
+
+        They are also those of a resumed run that has had no average so far.
+        """
         super().before_train(runner)
-        if runner.iter == 0:
+        if self.ema_model.steps == 0:
             self.ema_model.module.load_state_dict(self.src_model.state_dict())
             self.ema_model.steps.fill_(1)  # at 0 the first update would copy instead of averaging
 

@@ -18,7 +18,9 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     mmengine's own loop, on resuming, reads every batch that it has already trained on. Here the sampler starts behind
     them, and before each iteration Python's, NumPy's and torch's generators are seeded from (seed, iteration, rank), as
-    in BasicSR's loop. Validation follows every ``val_interval`` iterations and the last one.
+    in BasicSR's loop. Where the configs of sampler and data set have no seed of their own, they have the Runner's, on
+    resuming the resumed run's. Validation follows every ``val_interval`` iterations and the last one; a run that was
+    killed during the validation behind iteration N goes on with iteration N + 1, without validating at N again.
 
     Args:
         runner: the Runner.
@@ -32,7 +34,9 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: DataLoader | dict, max_iters: int, **kwargs: Any) -> None:
+        self._runners_seed = False
         if isinstance(dataloader, dict):
+            self._runners_seed = dataloader.get("sampler", {}).get("seed") is None
             if dataloader.get("sampler", {}).get("type") == EpochSampler.__name__:
                 dataloader["sampler"]["batch_size"] = dataloader.get("batch_size", 1)
             apart = runner._randomness_cfg.get("diff_rank_seed", False)  # mmengine's own loops read it there, too
@@ -42,7 +46,14 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 "train_dataloader: sampler: must be of type EpochSampler for train_cfg of type ResumableTrainLoop, "
                 f"not {type(dataloader.sampler).__name__}"
             )
+        self._seed_sampler(runner, dataloader.sampler)
         super().__init__(runner, dataloader, max_iters, **kwargs)
+
+    def _seed_sampler(self, runner: Any, sampler: EpochSampler) -> None:
+        """Give the sampler the Runner's seed, unless it has its own. All ranks must have the same order."""
+        if self._runners_seed:
+            apart = runner._randomness_cfg.get("diff_rank_seed", False)
+            sampler.seed = runner.seed - (runner.rank if apart else 0)
 
     def run(self) -> nn.Module:
         """Train up to ``max_iters``. Returns the Runner's model."""
@@ -51,6 +62,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         runner.call_hook("before_train_epoch")  # all of an iteration-based training is one epoch to mmengine
         if self._iter > 0:
             self._lengthen_schedules()
+            self._seed_sampler(runner, self.dataloader.sampler)
             self.dataloader.sampler.start_at(self._iter)
             self.dataloader_iterator = iter(self.dataloader)
         while self._iter < self._max_iters and not self.stop_training:

@@ -9,12 +9,32 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from ifan_plugin.data.sampler import EpochIndex, ResumableSampler
 
 
+class SeededIndex(EpochIndex):
+    """An :class:`ifan_plugin.data.sampler.EpochIndex` that knows its sampler's seed, too.
+
+    Data sets whose own seed isn't given draw with it, in whichever process they are.
+
+    Attributes:
+        seed: 0 or more.
+    """
+
+    seed: int
+
+    def __new__(cls, index: int, epoch: int = 0, position: int | None = None, seed: int = 0) -> SeededIndex:
+        self = super().__new__(cls, index, epoch, position)
+        self.seed = seed
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int, int, int]:
+        return *super().__getnewargs__(), self.seed
+
+
 class EpochSampler(ResumableSampler):
     """:class:`ifan_plugin.data.sampler.ResumableSampler` without an end: epoch follows epoch.
 
-    Samples know their epoch and their place in it, so that a data set draws another augmentation each time it shows a
-    picture (with mmengine's own samplers it would draw the same one again and again). With the same seed, batch and
-    ratio the order is that of ``basicsr train``.
+    Samples know their epoch, their place in it and the seed, so that a data set draws another augmentation each time it
+    shows a picture (with mmengine's own samplers it would draw the same one again and again). With the same seed, batch
+    and ratio the order is that of ``basicsr train``.
 
     Args:
         dataset: only its length is used; given by the Runner.
@@ -45,10 +65,11 @@ class EpochSampler(ResumableSampler):
         """Samples of this rank in one epoch."""
         return self.iters_per_epoch * self.batch_size
 
-    def __iter__(self) -> Iterator[EpochIndex]:
+    def __iter__(self) -> Iterator[SeededIndex]:
         epoch, done = divmod(self._done, self.iters_per_epoch)
         while True:
             self.resume({"epoch": epoch, "iters_done": done, **self._layout()})
             super().set_epoch(epoch)
-            yield from super().__iter__()
+            for index in super().__iter__():
+                yield SeededIndex(index, index.epoch, index.position, self.seed)
             epoch, done = epoch + 1, 0

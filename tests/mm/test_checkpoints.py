@@ -17,6 +17,7 @@ from mmengine.runner import CheckpointLoader
 import ifan_plugin
 import ifan_plugin.mm
 from ifan_plugin import checkpoints, cli, conversion, host, option_check, runner_files
+from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
 from ifan_plugin.errors import UserError
 from ifan_plugin.mm.checkpoints import load_from_file, read_params, require_resumable, scoped_loader
@@ -60,6 +61,60 @@ def test_a_resumed_run_goes_on_as_an_uninterrupted_one(dpdd, trained, tmp_path):
     assert len(expected["message_hub"]["log_scalars"]["train/loss"].data[0]) == 4
     assert expected["message_hub"]["log_scalars"]["train/loss"].mean() > 0  # a real one of mmengine's
     assert found["meta"]["iter"] == 4
+
+
+def test_only_a_whole_training_state_is_resumed(trained, tmp_path):
+    """Of a best_*.pth mmengine would go on with a new optimiser and the schedules' first rate."""
+    require_resumable(trained, schedulers=True)
+    content = torch.load(trained, weights_only=False)
+    for key, said in (("optimizer", "optimiser's"), ("message_hub", "message hub's"), ("param_schedulers", "sched")):
+        path = tmp_path / f"best_psnr_{key}.pth"
+        torch.save({name: value for name, value in content.items() if name != key}, path)
+        with pytest.raises(UserError, match=rf"{key}\.pth: holds no {said}.* state, .*; valid: iter_\*\.pth"):
+            require_resumable(path, schedulers=True)
+    require_resumable(path)  # of a training without schedulers
+    torch.save({**content, "meta": {**content["meta"], "iter": "4"}}, path)
+    with pytest.raises(UserError, match="meta: iter: must be an integer of 0 or more, not '4'"):
+        require_resumable(path)
+
+
+def malformed(content: dict, fault: str) -> str:
+    """Spoil a Runner's checkpoint; gives what is to be said about it."""
+    state, scalars = content["state_dict"], content["message_hub"]["log_scalars"]
+    if fault == "hyper_parameters":
+        state._metadata[""]["hyper_parameters"] = {"generator": "abc"}
+        return "hyper_parameters: must be a mapping of mappings, not {'generator': 'abc'}"
+    if fault == "text":
+        state[next(iter(state))] = "abc"
+        return "must be a tensor, not str"
+    if fault == "number":
+        state[3] = torch.zeros(1)
+        return "state_dict: must have names as keys, not 3"
+    if fault == "scalars":
+        content["message_hub"]["log_scalars"] = [1]
+        return "message_hub: log_scalars: must be a mapping, not list"
+    history = scalars["train/loss"]
+    if fault == "history":
+        del history._log_history
+    else:
+        history._count_history = history._count_history[:-1]
+    return "log_scalars: 'train/loss': not a history of mmengine's"
+
+
+@pytest.mark.parametrize("fault", ["hyper_parameters", "text", "number", "scalars", "history", "counts"])
+def test_malformed_checkpoints_are_refused(trained, tmp_path, fault):
+    content = torch.load(trained, weights_only=False)
+    said = malformed(content, fault)
+    path = tmp_path / "stranger's.pth"
+    torch.save(content, path)
+    readers = [load_from_file]
+    if fault in ("hyper_parameters", "text", "number"):  # what the other host reads of it
+        readers += [read_params, lambda path: conversion.read_weights(path, network=IFAN)]
+    for read in readers:
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert said in str(caught.value)
 
 
 def test_the_loader_is_put_back_after_a_failure():

@@ -156,6 +156,68 @@ def test_the_newest_whole_checkpoint(tmp_path, capsys):
     assert cli.newest_checkpoint(tmp_path / "nowhere") is None
 
 
+def test_the_newest_checkpoint_without_a_number(tmp_path):
+    work, other = tmp_path / "work", tmp_path / "Räume"
+    work.mkdir()
+    other.mkdir()
+    note = work / "last_checkpoint"
+    note.write_text(str(other / "latest.pth"), encoding="utf-8")
+    assert cli.newest_checkpoint(work) is None  # the folder was moved
+    torch.save({}, other / "latest.pth")
+    assert cli.newest_checkpoint(work) == other / "latest.pth"
+    torch.save({}, work / "iter_3.pth")
+    assert cli.newest_checkpoint(work) == work / "iter_3.pth"
+
+
+def test_checkpoints_of_another_folder_are_resumed(dpdd, tmp_path, capsys, monkeypatch):
+    """``out_dir`` of mmengine's hook: the folder of the work dir's name in there."""
+    ran: list[Config] = []
+    monkeypatch.setattr(cli, "_run", lambda config, launcher, what: ran.append(config))
+    monkeypatch.setattr(cli.checkpoints, "require_resumable", lambda path, schedulers: None)
+    hook = {"checkpoint": {"type": "AsideCheckpointHook", "out_dir": str(tmp_path / "räume")}}
+    arguments = ["train", str(write_config(dpdd, tmp_path, default_hooks=hook)), "--resume"]
+    work = tmp_path / "work"
+    arguments += ["--work-dir", str(work)]
+    assert cli.main(arguments) == 0
+    assert f"no checkpoint in {work} or {tmp_path / 'räume' / 'work'}: starting" in capsys.readouterr().err
+    (tmp_path / "räume" / "work").mkdir(parents=True)
+    torch.save({}, tmp_path / "räume" / "work" / "iter_9.pth")
+    torch.save({}, work / "iter_8.pth")
+    assert cli.main(arguments) == 0
+    assert (ran[1].resume, ran[1].load_from) == (True, str(tmp_path / "räume" / "work" / "iter_9.pth"))
+
+
+def test_resuming_by_the_config_is_checked_as_the_flag_is(dpdd, tmp_path, capsys, monkeypatch):
+    ran: list[Config] = []
+    monkeypatch.setattr(cli, "_run", lambda config, launcher, what: ran.append(config))
+    net_g, _ = write_weights(tmp_path)
+    work = tmp_path / "work"
+    config = write_config(dpdd, tmp_path, load_from=str(net_g))
+    options = ("train", config, "--work-dir", work, "--cfg-options", "resume=true")
+    assert "net_g.pth: holds weights, no training state of mmengine's" in fails(capsys, *options)
+    assert "load_from (resume): no such file: nix.pth" in fails(capsys, *options, "load_from=nix.pth")
+    assert not ran
+    assert cli.main([*map(str, options), "load_from=None"]) == 0
+    assert (ran[0].resume, ran[0].load_from) == (False, None)  # nothing there yet
+
+
+def test_without_mmengine_is_one_line(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'mmengine' else find(name, *more)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for arguments in (["-m", "ifan_plugin.mm", "train", "x.py"], ["-c", "import ifan_plugin.mm"]):
+        done = subprocess.run(
+            [sys.executable, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        needed = 'ifan_plugin.mm needs mmengine: pip install "ifan_plugin[mm]"'
+        if arguments[0] == "-m":
+            assert (done.returncode, done.stderr) == (2, f"python -m ifan_plugin.mm: {needed}\n")
+        else:
+            assert done.stderr.endswith(f"ImportError: {needed}\n")
+
+
 @pytest.mark.parametrize(
     ("kind", "gpu", "expected"),
     [

@@ -53,6 +53,11 @@ def test_data_never_runs_code(tmp_path):
         "tag.yml": f"model: !!python/object/apply:os.system ['touch {mark}']",
         "type.yml": f"model: {{type: os.system, command: 'touch {mark}'}}",
         "type.json": json.dumps({"val_evaluator": [{"type": "subprocess.run", "args": f"touch {mark}"}]}),
+        "constructor.json": json.dumps({"optim_wrapper": {"constructor": "os.system"}}),
+        "runner.yml": "runner_type: os.system",
+        "ema.yml": "custom_hooks: [{type: EMAHook, ema_type: os.system}]",
+        "scope.json": json.dumps({"model": {"type": "IFAN", "_scope_": "os.path"}}),
+        "default.yml": "default_scope: os.path",
         "base.yml": "_base_: base.py",
         "import.yml": f"custom_imports: {{imports: ['{tmp_path}/x.py']}}\nmodel: {{type: IFAN}}",
     }
@@ -65,6 +70,11 @@ def test_data_never_runs_code(tmp_path):
     assert not mark.exists()
     assert "must be a registered name, not os.system" in said["type.yml"]
     assert "val_evaluator: 0: type" in said["type.json"]
+    for name, place in (
+        ("constructor.json", "optim_wrapper: constructor"), ("runner.yml", "runner_type"),
+        ("ema.yml", "custom_hooks: 0: ema_type"), ("scope.json", "model: _scope_"), ("default.yml", "default_scope"),
+    ):  # fmt: skip
+        assert f"{name}: {place}: must be a registered name, not os." in said[name]
     assert "valid in .py configs only" in said["base.yml"]
 
 
@@ -138,10 +148,16 @@ def test_overriding(config):
         ("work_dir.x=1", "'work_dir' has no keys"),
         ("width=8", "'width' is a name of the config file's own and has had its effect already"),
         ("model.type=os.system", "dotted names need a .py config"),
+        ("optim_wrapper.constructor=os.system", "dotted names need a .py config"),
+        ("runner_type=os.system", "dotted names need a .py config"),
+        ("default_scope=os.path", "dotted names need a .py config"),
+        ("model._scope_=os.path", "dotted names need a .py config"),
+        ("custom_hooks.0.ema_type=os.system", "dotted names need a .py config"),
+        ("custom_imports.imports=antigravity", "custom_imports is valid in the config file only"),
     ],
 )
 def test_overrides_that_would_do_nothing_are_refused(config, entry, message):
-    config.width = 4
+    config.width, config.custom_hooks = 4, [{"type": "EMAHook"}]
     assert message in fails(configs.override, config, [entry])
     assert entry in fails(configs.override, config, [entry])
 
@@ -175,10 +191,30 @@ def test_overrides_that_would_do_nothing_are_refused(config, entry, message):
         (["val_cfg=None"], "'val_cfg' is missing (val_dataloader is there; val_dataloader, val_cfg, val_evaluator"),
         (["train_cfg=None", "train_dataloader=None", "optim_wrapper=None"], "'train_dataloader' is missing (train needs it"),
         (["randomness.sead=1"], "randomness: unknown key 'sead'; did you mean 'seed'?"),
+        (["train_dataloader.dataset.views=[left]"], "train_dataloader: dataset: views: a generator with dual_pixel: False needs ['center'], not ['left']"),
+        (["val_dataloader.dataset.views=[left,right]"], "val_dataloader: dataset: views: a generator with dual_pixel: False"),
+        (["test_dataloader.dataset.views=[right]"], "test_dataloader: dataset: views: a generator with dual_pixel: False"),
+        (["model.generator.dual_pixel=true"], "dual_pixel: True needs ['center', 'left', 'right'], not ['center']"),
+        (["train_dataloader.dataset.patch_size=60"], "dataset: patch_size: must be a multiple of 8, not 60"),
+        (["train_dataloader.sampler.ratio=0"], "train_dataloader: sampler: ratio: must be greater than 0, not 0"),
+        (["train_dataloader.sampler.ratio=much"], "sampler: ratio: must be a number, not 'much'"),
+        (["train_dataloader.sampler.seed=-1"], "sampler: seed: must be at least 0, not -1"),
+        (["optim_wrapper.clip_grad.max_nrm=1"], "clip_grad: unknown key 'max_nrm'; did you mean 'max_norm'?"),
+        (["optim_wrapper.clip_grad.max_norm=much"], "clip_grad: max_norm: must be a number, not 'much'"),
+        (["optim_wrapper.clip_grad.type=valeu"], "clip_grad: type: must be norm or value, not 'valeu'"),
+        (["optim_wrapper.clip_grad.type=value"], "clip_grad: unknown key 'max_norm'; valid: clip_value"),
+        (["optim_wrapper.clip_grad=0.5"], "clip_grad: must be a dict such as dict(max_norm=0.5), not 0.5"),
+        (["log_processor.by_epch=1"], "log_processor: unknown key 'by_epch'; did you mean 'by_epoch'?"),
+        (["log_processor.type=LogProcesor"], "log_processor: unknown type 'LogProcesor'"),
+        (["visualizer.type=Visualiser"], "visualizer: unknown type 'Visualiser'; did you mean 'Visualizer'?"),
+        (["visualizer=on"], "visualizer: must be a dict with a type, not 'on'"),
+        (["randomness.seed=-1"], "randomness: seed: must be at least 0, not -1"),
+        (["randomness=None"], "randomness: must be a mapping"),
         (["custom_hooks=[EMAHook]"], "custom_hooks: must be a dict with a type, not 'EMAHook'"),
     ],
 )  # fmt: skip
 def test_checking(config, changes, message):
+    config.visualizer = {"type": "Visualizer"}
     configs.override(config, changes)
     if not message:
         configs.check(config, "f.py", "train")
@@ -186,6 +222,23 @@ def test_checking(config, changes, message):
     said = fails(configs.check, config, "f.py", "train")
     assert said.startswith("f.py: ")
     assert message in said
+
+
+def test_randomness_without_a_seed(config):
+    config.randomness = {}  # mmengine would end in a TypeError; None is a seed by chance
+    assert "f.py: randomness: 'seed' is missing" in fails(configs.check, config, "f.py", "train")
+    config.randomness = {"seed": None}
+    configs.check(config, "f.py", "train")
+
+
+def test_views_that_fit(config):
+    config.model.generator.dual_pixel = True
+    for loop in ("train", "val", "test"):
+        config[f"{loop}_dataloader"].dataset.views = ("center", "left", "right")
+    configs.check(config, "f.py", "train")
+    config.model.generator = {"type": "DPDNet"}  # which takes any
+    config.val_dataloader.dataset.views = ["left", "right"]
+    configs.check(config, "f.py", "train")
 
 
 def test_a_misspelt_name_at_the_top(config):

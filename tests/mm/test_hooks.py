@@ -100,6 +100,108 @@ def test_a_save_that_fails_ends_the_run_and_leaves_the_old_file(config, tmp_path
     assert not names(tmp_path / "work")
 
 
+def test_a_save_that_fails_leaves_the_latest_and_the_best(config, tmp_path, monkeypatch):
+    """mmengine's own hook removes what isn't kept before it saves."""
+    work = tmp_path / "work"
+    config["default_hooks"]["checkpoint"] |= {"max_keep_ckpts": 1, "save_best": ["psnr", "ssim"]}
+    run(config, Figures(21.0, 20.0))
+    before = names(work)
+    assert "iter_4.pth" in before
+    assert "best_psnr_iter_2.pth" in before
+    config["train_cfg"]["max_iters"] = 6
+    config |= {"resume": True, "load_from": str(work / "iter_4.pth")}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Fill(Hook):
+        def __init__(self, at: str) -> None:
+            self.at = at
+
+        def before_train(self, runner):
+            if self.at == "latest":
+                monkeypatch.setattr("os.fsync", full)
+
+        def before_val_epoch(self, runner):
+            if self.at == "best":
+                monkeypatch.setattr("os.fsync", full)
+
+    for at in ("latest", "best"):
+        with pytest.raises(UserError, match="couldn't be saved"):
+            run(config, Fill(at), Figures(22.0))
+        monkeypatch.undo()
+        assert names(work) == (before if at == "latest" else before - {"iter_4.pth"} | {"iter_6.pth"})
+    config["train_cfg"]["max_iters"] = 8
+    run(config | {"load_from": str(work / "iter_6.pth")}, Figures(22.0))
+    assert {"best_psnr_iter_8.pth", "iter_8.pth"} <= names(work)
+    assert not {"best_psnr_iter_2.pth", "iter_6.pth"} & names(work)
+
+
+def test_a_checkpoint_that_is_written_anew_under_its_name_stays(config, tmp_path):
+    config["default_hooks"]["checkpoint"] |= {"max_keep_ckpts": 1, "filename_tmpl": "latest.pth"}
+    run(config, Figures(21.0, 22.0))
+    assert names(tmp_path / "work") == {"latest.pth", "best_psnr_latest.pth"}
+
+
+def resumed_with(config: dict, path: Path, key: str, named: object, *figures: float) -> None:
+    """Go on to iteration 4 from a copy of ``path`` that calls ``named`` the best so far."""
+    content = torch.load(path, weights_only=False)
+    content["message_hub"]["runtime_info"][key] = named
+    spoilt = path.with_name("stranger's.pth")
+    torch.save(content, spoilt)
+    config = copy.deepcopy(config) | {"resume": True, "load_from": str(spoilt)}
+    config["train_cfg"]["max_iters"] = 4
+    run(config, Figures(*figures))
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures"),
+    [("AsideCheckpointHook", "psnr"), ("AsideCheckpointHook", ["psnr", "ssim"]), ("CheckpointHook", "psnr")],
+)
+def test_a_strangers_checkpoint_names_nothing_that_is_removed(config, tmp_path, kind, figures):
+    """mmengine removes what message_hub calls the best so far, a whole folder as well, at the next better one."""
+    config["train_cfg"]["max_iters"] = 2
+    config["default_hooks"]["checkpoint"] |= {"type": kind, "by_epoch": False, "save_best": figures, "rule": "greater"}
+    run(config, Figures(20.0))
+    work = tmp_path / "work"
+    folder, file, link = tmp_path / "precious", work / "notes.txt", work / "best_psnr_link.pth"
+    folder.mkdir()
+    file.write_text("mine")
+    link.symlink_to(file)
+    key = "best_ckpt" if figures == "psnr" else "best_ckpt_psnr"
+    for named in (str(folder), str(file), str(link), 3):
+        resumed_with(config, work / "iter_2.pth", key, named, 25.0)
+        assert folder.is_dir()
+        assert file.is_file()
+        assert link.is_symlink()
+
+
+@pytest.mark.parametrize("figures", ["psnr", ["psnr", "ssim"]])
+def test_a_run_resumed_in_another_folder_leaves_the_old_ones_best(config, tmp_path, figures):
+    config["train_cfg"]["max_iters"] = 2
+    config["default_hooks"]["checkpoint"]["save_best"] = figures
+    run(config, Figures(20.0))
+    best = tmp_path / "work" / "best_psnr_iter_2.pth"
+    key = "best_ckpt" if figures == "psnr" else "best_ckpt_psnr"
+    config["work_dir"] = str(tmp_path / "elsewhere")
+    resumed_with(config, tmp_path / "work" / "iter_2.pth", key, str(best), 25.0)
+    assert best.is_file()
+    assert (tmp_path / "elsewhere" / "best_psnr_iter_4.pth").is_file()
+
+
+@pytest.mark.parametrize("kept", [["../../x"], [True], "12"])
+def test_kept_checkpoints_that_arent_numbers_are_refused(config, tmp_path, kept):
+    config["default_hooks"]["checkpoint"] |= {"max_keep_ckpts": 1}
+    config["train_cfg"]["max_iters"] = 1
+    run(config, Figures(20.0))
+    path = tmp_path / "work" / "iter_1.pth"
+    content = torch.load(path, weights_only=False)
+    content["message_hub"]["runtime_info"]["keep_ckpt_ids"] = kept
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"iter_1\.pth: message_hub: keep_ckpt_ids: must be a list of iterations"):
+        run(config | {"resume": True, "load_from": str(path)})
+
+
 def test_remains_of_killed_saves_are_removed(config, tmp_path):
     remains = tmp_path / "work" / ".iter_9.pth.aside.x7"
     remains.parent.mkdir()
@@ -148,6 +250,33 @@ def test_the_average_begins_with_the_starting_weights_and_is_what_is_validated(c
     resumed = Watch()
     run(config, resumed)
     torch.testing.assert_close(resumed.validated, watch.validated, rtol=0, atol=0)
+
+
+def test_an_average_that_begins_with_a_resumed_run_averages(config, tmp_path):
+    """The run before had none: its weights are where the average starts."""
+    config["train_cfg"] |= {"max_iters": 2, "val_interval": 9}
+    config["default_hooks"]["checkpoint"]["save_best"] = None
+    run(config)
+    started = checkpoints.load_file(tmp_path / "work" / "iter_2.pth")["state_dict"]
+    config["train_cfg"]["max_iters"] = 3
+    config["custom_hooks"] = [{"type": "BasicSREMAHook", "decay": 0.75}]
+    run(config | {"resume": True, "load_from": str(tmp_path / "work" / "iter_2.pth")})
+    saved = checkpoints.load_file(tmp_path / "work" / "iter_3.pth")
+    last = {name.removeprefix("module."): value for name, value in saved["ema_state_dict"].items()}
+    for name, average in saved["state_dict"].items():
+        torch.testing.assert_close(average, 0.75 * started[name] + 0.25 * last[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_model_that_isnt_strict_has_an_average_that_isnt(config, tmp_path):
+    net_g, _ = write_weights(tmp_path)
+    content = torch.load(net_g, weights_only=True)
+    removed = content["params"].popitem()[0]
+    torch.save({"params": content["params"]}, net_g)
+    config["model"]["strict_load"] = False
+    config["train_cfg"]["max_iters"] = 1
+    config["custom_hooks"] = [{"type": "BasicSREMAHook"}]
+    runner = run(config | {"load_from": str(net_g)})
+    assert removed in runner.model.generator.state_dict()
 
 
 @pytest.mark.parametrize("decay", [0, 1, -0.5])

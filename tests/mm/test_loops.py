@@ -66,6 +66,34 @@ def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path, monkeypatch):
         assert len(read) == 2 * batches + 3 * validations
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_without_a_seed_or_of_another_one_is_resumed_with_its_own(config, tmp_path, workers):
+    """Order and augmentation follow the resumed run's seed, in workers that are running already, too."""
+    config["randomness"] = {"seed": None}
+    config["train_dataloader"] |= {"num_workers": workers, "persistent_workers": workers > 0}
+    config["train_dataloader"]["dataset"]["augment"] = {"noise_probability": 1.0}
+    config["train_cfg"] |= {"max_iters": 5, "val_interval": 9}
+    whole = train(config)
+    for seed in (None, 11):
+        config |= {"work_dir": str(tmp_path / f"seed {seed}"), "randomness": {"seed": seed}}
+        assert train(config, tmp_path / "work" / "iter_2.pth") == {number: whole[number] for number in (3, 4, 5)}
+
+
+def test_the_runners_seed_reaches_the_data_set_where_the_options_have_none(config):
+    drawn = []
+    for options in ({}, {"seed": 3}, {"seed": 4}):
+        config["train_dataloader"]["dataset"] |= options
+        loop = build_runner(config).train_loop
+        batch = next(iter(loop.dataloader))
+        drawn.append(torch.stack(batch["inputs"]))
+    assert torch.equal(drawn[0], drawn[1])  # randomness: seed
+    assert not torch.equal(drawn[0], drawn[2])
+    config["train_dataloader"]["sampler"]["seed"] = 7  # its own: order and draws are another's
+    del config["train_dataloader"]["dataset"]["seed"]
+    sampler = build_runner(config).train_loop.dataloader.sampler
+    assert sampler.seed == 7
+
+
 def test_workers_that_persist_are_started_anew_at_the_right_place(config, tmp_path):
     whole = train(config)
     config["train_dataloader"] |= {"num_workers": 1, "persistent_workers": True}
