@@ -15,6 +15,7 @@ from ifan_plugin import checkpoints, conversion
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.errors import UserError
+from ifan_plugin.files import expanded
 from ifan_plugin.options import check_call
 from ifan_plugin.runner_files import is_runner_file
 
@@ -71,7 +72,7 @@ def load_network(
     """
     chosen = pick_device(device)
     arguments = dict(arguments or {})
-    path = None if weights is None else Path(weights).expanduser()
+    path = None if weights is None else expanded(weights, "weights")
     if arch is None and path is None:
         raise UserError("weights: give a checkpoint, or an architecture that needs none (DefocusDeconvolution)")
     if arch == "IFAN" and path is not None:
