@@ -171,6 +171,7 @@ def torchrun(path: Path, cwd: Path, mend_left_out: str | None = None) -> subproc
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_two_gloo_processes_train_as_one_with_twice_the_batch(options, tmp_path):
     options["train"] |= {"total_iter": 6, "ema_decay": 0.9}
     options["datasets"]["train"] |= {"num_worker_per_gpu": 1}

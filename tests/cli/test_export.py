@@ -48,6 +48,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
     return lines[0].removeprefix("basicsr: ")
 
 
+@pytest.mark.slow
 def test_from_file_to_file(weights: Path, folder: Path) -> None:
     """In a process of its own, as people call it: the averaged weights, options without a meaning to weights."""
     out = folder / "IFAN ä.pt2"

@@ -52,6 +52,7 @@ def fails(capsys, *arguments: object) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_train_resume_and_test_from_another_folder(dpdd, tmp_path, monkeypatch):
     config = write_config(dpdd, tmp_path)
     elsewhere = tmp_path / "ein Ördner"

@@ -102,6 +102,7 @@ def test_workers_that_persist_are_started_anew_at_the_right_place(config, tmp_pa
     assert resumed == {number: whole[number] for number in (6, 7)}
 
 
+@pytest.mark.slow
 def test_the_sampler_is_told_the_loaders_batch(config):
     """--cfg-options train_dataloader.batch_size=1 must not leave the sampler counting batches of two."""
     config["train_dataloader"]["batch_size"] = 1
