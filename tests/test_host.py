@@ -311,6 +311,7 @@ def test_without_its_mend_the_host_knows_no_radam(options, tmp_path):
     assert "optimizer RAdam is not supperted" in done.stderr
 
 
+@pytest.mark.slow
 def test_several_validation_sets_in_one_run(options, tmp_path):
     options["datasets"]["val_2"] = {**options["datasets"]["val"], "name": "second_set", "max_images": 2}
     path = write_options(tmp_path, options)
@@ -323,6 +324,7 @@ def test_several_validation_sets_in_one_run(options, tmp_path):
     assert "only* supported by SRModel" in control.stderr
 
 
+@pytest.mark.slow
 def test_the_hosts_own_model_and_data_set_run_too(options, dpdd, tmp_path):
     """SRModel on the host's PairedImageDataset, with one of its networks and our float metrics; then resumed."""
     data = {
@@ -350,6 +352,7 @@ def test_the_hosts_own_model_and_data_set_run_too(options, dpdd, tmp_path):
     assert "Resuming from" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_plugins_join_from_an_option_file(options, tmp_path):
     site = tmp_path / "site"
     site.mkdir()

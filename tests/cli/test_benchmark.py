@@ -35,6 +35,7 @@ def option_path(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_whole_run_and_again(option_path, tmp_path, monkeypatch, capsys):
     done = basicsr("benchmark", "-opt", option_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ def run(tmp_path: Path, *arguments: str) -> dict:
     return json.loads(out.with_suffix(".json").read_text())
 
 
+@pytest.mark.slow
 def test_restoring(tmp_path: Path) -> None:
     plain, ours = run(tmp_path, "--sizes", "76x60")["rows"]
     assert (plain["contestant"], ours["contestant"]) == ("plain", "ours")
