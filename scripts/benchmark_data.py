@@ -21,12 +21,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
+
+import harness
 
 HEIGHT, WIDTH, PATCH = 1120, 1680, 256
 PICTURES = 4
@@ -217,16 +218,7 @@ def memory(job, dataset, pictures):
 
 def in_process(job, timeout):
     """Run a job in a fresh process; its result, or {"error": …}."""
-    command = [sys.executable, __file__, "--job", json.dumps(job)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {timeout} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return {"error": lines[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+    return harness.in_process(__file__, {"threads": 1, **job}, timeout)
 
 
 def machine():

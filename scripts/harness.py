@@ -47,7 +47,8 @@ def _resident(field):
 def in_process(script, job, timeout):
     """Run `script --job JSON` in a fresh process; the JSON of its last line, or {"error": …}."""
     command = [sys.executable, script, "--job", json.dumps(job)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+    threads = str(job["threads"])
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
     except subprocess.TimeoutExpired:

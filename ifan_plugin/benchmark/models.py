@@ -13,13 +13,11 @@ from torch import nn
 
 from ifan_plugin.benchmark.options import Model
 from ifan_plugin.errors import UserError
+from ifan_plugin.inference.networks import VIEWS_BY_CHANNELS
 from ifan_plugin.metrics.protocols import Protocol
 from ifan_plugin.models import ifan_options
 from ifan_plugin.option_check import check_datasets, registered
 from ifan_plugin.options import check_call
-
-VIEWS_BY_CHANNELS = {3: ("center",), 6: ("left", "right"), 9: ("center", "left", "right")}
-"""Channels of a network's input -> the views stacked into it, unless its options name others."""
 
 
 def build(model: Model, seed: int = 0) -> nn.Module:

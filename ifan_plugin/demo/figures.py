@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from ifan_plugin.demo.pictures import as_rgb, as_rgb8
-from ifan_plugin.demo.work import Work, psnr
+from ifan_plugin.demo.work import Work
 from ifan_plugin.inspect_filters import SCALE, EffectiveKernel, FilterInspector, neighbourhood
+from ifan_plugin.metrics import psnr
 from ifan_plugin.visual import ERROR_SCALE, colour_bar, colour_disparity, error_map, kernel_picture
 
 PREVIEW = 960  # px, longer side of the picture to click into

@@ -18,6 +18,7 @@ from ifan_plugin.inference.api import restore
 from ifan_plugin.inference.memory import budget, is_out_of_memory
 from ifan_plugin.inference.networks import Network
 from ifan_plugin.inference.photos import Photo
+from ifan_plugin.inference.run import require_precision
 from ifan_plugin.inspect_filters import FilterInspector, no_filters
 
 TOO_LITTLE_MEMORY = "There is too little memory to look at the filters of a picture of this size."
@@ -77,8 +78,7 @@ class Worker:
                 f"{network.name} takes the views {', '.join(network.views)}, and the page has one picture; valid: a "
                 "network of the centre view"
             )
-        if precision == "fp16" and network.device.type == "cpu":
-            raise UserError("precision: fp16 needs a GPU; valid on the CPU: fp32, bf16")
+        require_precision(precision, network.device)
         self.network, self.tile, self.precision = network, tile, precision
         self.no_filters = no_filters(network.net)
         self.stopping = threading.Event()
@@ -139,12 +139,6 @@ class Worker:
         channels = getattr(self.network.net, "hyper_parameters", {}).get("width", 32)
         limit = budget(self.network.device)
         return limit is not None and height * width * channels * INSPECTED_BYTES > limit
-
-
-def psnr(picture: np.ndarray, sharp: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two float pictures in [0, 1]."""
-    error = float(np.mean((picture.astype(np.float64) - sharp) ** 2))
-    return float("inf") if error == 0 else -10 * np.log10(error)
 
 
 def iterations(path: Path | None) -> int | None:

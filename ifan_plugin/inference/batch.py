@@ -26,6 +26,7 @@ from ifan_plugin.inference.disparity import (
 )
 from ifan_plugin.inference.networks import Network
 from ifan_plugin.inference.photos import MAX_PIXELS, Photo, format_of, put_photo, read_photo, writing
+from ifan_plugin.inference.run import require_precision
 from ifan_plugin.visual import colour_disparity
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -153,8 +154,7 @@ def require_runnable(jobs: Sequence[Job], settings: Settings) -> None:
             precision that its device doesn't have.
     """
     network = settings.network
-    if settings.precision == "fp16" and network.device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; valid on the CPU: fp32, bf16")
+    require_precision(settings.precision, network.device, "--precision")
     if any(job.disparity for job in jobs):
         require_disparity(network)
     for view in ("left", "right"):

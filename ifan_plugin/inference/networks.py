@@ -19,6 +19,9 @@ from ifan_plugin.files import expanded
 from ifan_plugin.options import check_call
 from ifan_plugin.runner_files import is_runner_file
 
+VIEWS_BY_CHANNELS = {3: ("center",), 6: ("left", "right"), 9: ("center", "left", "right")}
+"""Channels of a network's input -> the views stacked into it, unless its options name others."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -191,7 +194,6 @@ def _described(arch: str, net: nn.Module) -> str:
 
 def _views(net: nn.Module, name: str, path: Path | None) -> tuple[str, ...]:
     channels = getattr(net, "in_channels", 3)
-    by_channels = {3: ("center",), 6: ("left", "right"), 9: ("center", "left", "right")}
-    if channels not in by_channels:
+    if channels not in VIEWS_BY_CHANNELS:
         raise UserError(f"{path or name}: {name} takes {channels} channels; valid: 3, 6 or 9 (views of RGB)")
-    return by_channels[channels]
+    return VIEWS_BY_CHANNELS[channels]

@@ -90,12 +90,9 @@ class _Runner:
     """A network on its device at a precision, and what was measured of it."""
 
     def __init__(self, network: nn.Module, lq: Tensor, multiple: int, precision: str) -> None:
-        if precision not in PRECISIONS:
-            raise UserError(f"precision: must be {', '.join(PRECISIONS)}, not {precision!r}")
         self.network, self.multiple, self.precision = network, multiple, precision
         self.device = next((parameter.device for parameter in network.parameters()), lq.device)
-        if precision == "fp16" and self.device.type == "cpu":
-            raise UserError("precision: fp16 needs a GPU; valid on the CPU: fp32, bf16")
+        require_precision(precision, self.device)
         self.step = tiles.grid_of(multiple)
         rounded = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         kind = ("tf32" if rounded else "fp32") if precision == "fp32" else precision
@@ -193,6 +190,14 @@ class _Runner:
     def _automatic_side(self, lq: Tensor, halo: int) -> int:
         side = tiles.automatic_side(self._bytes_a_pixel(lq), self._budget(lq), halo, tuple(lq.shape[-2:]))
         return max(lq.shape[-2:]) if side is None else side
+
+
+def require_precision(precision: str, device: torch.device, where: str = "precision") -> None:
+    """UserError, which names `where`, unless `precision` is one of :data:`PRECISIONS` that the device computes in."""
+    if precision not in PRECISIONS:
+        raise UserError(f"{where}: must be {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError(f"{where}: fp16 needs a GPU; valid on the CPU: fp32, bf16")
 
 
 def checked_tile(tile: int | str | bool | None, where: str = "tile") -> int | str | None:

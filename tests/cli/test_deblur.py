@@ -283,7 +283,7 @@ def test_wrong_calls_do_nothing(folder, weights, tmp_path, capsys):
         ((*usual, "--right", "~nobody here"), "--right ~nobody here: no home folder is known for ~nobody here"),
         ((folder, "--out", out, "--weights", "~nobody here/w.pth"), "--weights ~nobody here/w.pth: no home folder is"),
         ((*usual, "--precision", "fp8"), "invalid choice: 'fp8'"),
-        ((*usual, "--precision", "fp16", "--device", "cpu"), "--precision fp16: needs a GPU"),
+        ((*usual, "--precision", "fp16", "--device", "cpu"), "--precision: fp16 needs a GPU"),
         ((*usual, "--device", "gpu"), "device: unknown 'gpu'; there are: auto"),
         ((*usual, "--left", folder), "--left: IFAN takes the center view alone"),
         ((*usual, "--arch-option", "width"), "--arch-option width: must have the form key=value"),

@@ -21,10 +21,11 @@ from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.demo import figures, samples
 from ifan_plugin.demo import work as working
 from ifan_plugin.demo.pictures import Limits, as_rgb, as_rgb8, read_picture
-from ifan_plugin.demo.work import StoppedError, Work, Worker, iterations, psnr
+from ifan_plugin.demo.work import StoppedError, Work, Worker, iterations
 from ifan_plugin.errors import UserError
 from ifan_plugin.inference.networks import Network
 from ifan_plugin.inference.photos import Photo, write_photo
+from ifan_plugin.metrics import psnr
 
 LIMITS = Limits(megabytes=0.1, megapixels=0.01)
 

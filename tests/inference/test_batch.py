@@ -374,7 +374,7 @@ def test_dual_pixel_networks_get_their_views_in_order(folder):
 
 def test_half_precision_needs_a_gpu(folder):
     jobs = planned([put(folder / "a.png")], folder / "out")
-    assert "--precision fp16: needs a GPU" in refused(restore_all, jobs, Settings(HALVED, precision="fp16"))
+    assert "--precision: fp16 needs a GPU" in refused(restore_all, jobs, Settings(HALVED, precision="fp16"))
 
 
 def test_too_little_memory_for_one_picture_is_its_failure(folder, monkeypatch):
