@@ -75,6 +75,8 @@ def measure(job):
     """Run one contestant at one size in this process. Returns seconds of each run and the peak memory in bytes."""
     import torch
 
+    from ifan_plugin.inference.memory import PeakMemory
+
     torch.set_num_threads(job["threads"])
     device, cuda = job["device"], job["device"] == "cuda"
     shape = [int(n) for n in job["size"].split("x")]
@@ -103,9 +105,9 @@ def measure(job):
         y.backward(grad)
         return y
 
-    base = harness.reset_peak(device)
+    memory = PeakMemory(torch.device(device))
     once()
-    peak = harness.peak_above(base, device)
+    peak = memory.growth()
     bits = filters.detach().flatten().view(torch.float32)  # sums of 16-bit numbers would be slower than the memory
     seconds, reading, deadline = [], [], time.perf_counter() + job["budget"]
     while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < deadline):

@@ -234,13 +234,15 @@ def measure(job):
     """Run one contestant in this process: seconds of each run, peak memory in bytes, seconds by stage."""
     import torch
 
+    from ifan_plugin.inference.memory import PeakMemory
+
     torch.set_num_threads(job["threads"])
     restores = job["pass"] == "restore"
     net, once = (restoring if restores else training)(job)
     wait = waiting(job["device"])
-    base = harness.reset_peak(job["device"])
+    memory = PeakMemory(torch.device(job["device"]))
     first = once()
-    peak = harness.peak_above(base, job["device"])
+    peak = memory.growth()
     seconds, end = [], time.perf_counter() + job["budget"]
     while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < end):
         start = time.perf_counter()

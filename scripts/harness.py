@@ -1,11 +1,10 @@
-"""What the benchmark scripts share: a fresh process for each row, peak memory, the machine's description."""
+"""What the benchmark scripts share: a fresh process for each row, the machine's description."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,35 +12,6 @@ from datetime import date
 from pathlib import Path
 
 MIB = 2**20
-
-
-def reset_peak(device):
-    """Start to watch the peak memory of this process (of the GPU); returns what is used already, in bytes."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-    return _resident("VmRSS")
-
-
-def peak_above(base, device):
-    """Growth of the peak since :func:`reset_peak`, in bytes."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return max(0, torch.cuda.max_memory_allocated() - base)
-    return max(0, _resident("VmHWM") - base)
-
-
-def _resident(field):
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def in_process(script, job, timeout):
