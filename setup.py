@@ -1,14 +1,15 @@
-"""Packaging. The compiled operator is optional: without it the package is pure Python and runs from its twin.
+"""What pyproject.toml can't say: the compiled operator, the recipes' place in the wheel, links of the README.
 
 Environment:
-    IFAN_NO_EXT=1             compile nothing
+    IFAN_NO_EXT=1             compile nothing; without it an installation fails where the CPU operator can't be compiled
     IFAN_NO_CUDA=1            compile for the CPU alone
-    IFAN_REQUIRE_EXT=1        fail where the CPU operator can't be compiled (default: say why and go on without)
     FORCE_CUDA=1              fail where the CUDA operator can't be compiled (default: it is, where a toolkit is found)
     CUDA_HOME                 the toolkit (default: the one whose nvcc is on the PATH, or /usr/local/cuda)
     TORCH_CUDA_ARCH_LIST      GPUs to compile for (default: those of this machine; without one, 8.0 and 9.0)
     MAX_JOBS                  compilers at once (default: 2)
-Compiling needs the torch it will run with, 2.10 or later: pip install --no-build-isolation.
+    IFAN_PROJECT_URL          where the project is published: the README's relative links in the metadata start there
+Compiling needs torch 2.10 or later. pip fetches it for the build; where it is installed already, pip install
+--no-build-isolation uses that one, whose CUDA should be the toolkit's.
 """
 
 import os
@@ -18,23 +19,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "ifan_plugin" / "__init__.py").read_text(), re.M)[1]
 SOURCES = "ifan_plugin/ops/csrc"
 OLDEST_TORCH = (2, 10)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"
-
-EXTRAS = {
-    "demo": ["gradio>=5.50"],
-    "raw": ["rawpy>=0.21"],
-    "mm": ["mmengine>=0.10.7", "mmcv-lite>=2.2.0"],
-    "benchmark": ["lpips>=0.1.4", "safetensors", "spandrel>=0.4"],
-    "onnx": ["onnx", "onnxscript", "onnxruntime"],
-    "dev": ["onnx", "onnxscript", "onnxruntime", "pytest>=8", "pytest-timeout>=2", "ruff>=0.8", "safetensors", "wheel"],
-}
-EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+WITHOUT = (
+    "install a C++ compiler (g++, or one named by CXX), or set IFAN_NO_EXT=1 to go without: the operator then runs"
+    " from PyTorch, several times slower"
+)
 
 
 def wanted(name: str) -> bool:
@@ -47,9 +42,9 @@ def tell(message: str) -> None:
 
 
 def go_without(what: str, reason: str, required: bool) -> None:
-    """Say that something isn't compiled, or stop where the user demanded it."""
+    """Say that something isn't compiled, or stop: pip hides what a build that succeeds says."""
     if required:
-        raise SystemExit(f"ifan_plugin: {what} can't be compiled: {reason}")
+        raise SystemExit(f"ifan_plugin: {what} can't be compiled: {reason}; {WITHOUT}")
     tell(f"{what} isn't compiled: {reason}")
 
 
@@ -62,9 +57,9 @@ def no_extension() -> str | None:
     found = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
     if found < OLDEST_TORCH:
         return f"it needs torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or later, this is {torch.__version__}"
-    compiler = os.environ.get("CXX", "cl" if sys.platform == "win32" else "c++").split()[0]
-    if shutil.which(compiler) is None and shutil.which("g++") is None:
-        return f"no C++ compiler found (tried {compiler}, g++)"
+    compiler = os.environ.get("CXX", "cl" if sys.platform == "win32" else "g++").split()[0]
+    if shutil.which(compiler) is None:
+        return f"no C++ compiler found (tried {compiler})"
     return None
 
 
@@ -121,16 +116,15 @@ def no_cuda() -> str | None:
     return None
 
 
-def extensions() -> dict:
+def extensions() -> dict:  # noqa: C901 (one build a branch)
     """`setup`'s arguments for what can be compiled here."""
     if wanted("IFAN_NO_EXT"):
         tell("nothing is compiled: IFAN_NO_EXT is set")
         return {}
-    need_cuda, need_cpu = wanted("FORCE_CUDA"), wanted("IFAN_REQUIRE_EXT") or wanted("FORCE_CUDA")
+    need_cuda = wanted("FORCE_CUDA")
     reason = no_extension()
     if reason:
-        go_without("the IAC operator", reason, need_cpu)
-        return {}
+        go_without("the IAC operator", reason, required=True)
     reason = no_cuda()
     if reason:
         go_without("the IAC operator for CUDA", reason, need_cuda)
@@ -151,7 +145,6 @@ def extensions() -> dict:
             [f"{SOURCES}/pytorch/iac.cpp", f"{SOURCES}/pytorch/cpu/iac_cpu.cpp"],
             extra_compile_args={"cxx": [*optimise, STABLE_ABI]},
             py_limited_api=True,
-            optional=not need_cpu,
         )
     ]
     if with_cuda:
@@ -169,7 +162,7 @@ def extensions() -> dict:
         )
 
     class BuildOptional(BuildExtension):
-        """A compiler that fails takes only its own extension away, unless that was demanded."""
+        """A compiler that fails takes the CUDA extension away, unless that was demanded; the CPU's must be there."""
 
         def build_extensions(self) -> None:
             # Before anything is compiled torch looks at the compiler and the toolkit, and may raise.
@@ -178,6 +171,7 @@ def extensions() -> dict:
                     return super().build_extensions()
                 except Exception as error:
                     if not self.extensions[-1].optional:
+                        tell(f"the IAC operator can't be compiled; {WITHOUT}")
                         raise
                     go_without(self.extensions.pop().name, f"{type(error).__name__}: {error}", required=False)
 
@@ -199,32 +193,31 @@ def extensions() -> dict:
     }
 
 
+class BuildWithRecipes(build_py):
+    """Copies the option files into the wheel, as `ifan_plugin/recipes`; a checkout's are read where they are."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "ifan_plugin" / "recipes"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(HERE / "options", target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def readme() -> str:
+    """README.md for a package index, which can't follow relative links: made absolute, or taken away."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    home = os.environ.get("IFAN_PROJECT_URL", "").rstrip("/")
+    picture, link = r"!\[([^\]]*)\]\((?!https?:)([^)]+)\)\n?", r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)"
+    if home:
+        text = re.sub(picture, lambda found: f"![{found[1]}]({home}/raw/HEAD/{found[2]})\n", text)
+        return re.sub(link, lambda found: f"[{found[1]}]({home}/blob/HEAD/{found[2]})", text)
+    return re.sub(link, r"\1", re.sub(picture, "", text))
+
+
+built = extensions()
 setup(
-    name="ifan_plugin",
-    version=VERSION,
-    description="IFAN single-image defocus deblurring (CVPR 2021) as a plug-in for BasicSR and mmengine",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=readme(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.10",
-    packages=find_packages(include=["ifan_plugin", "ifan_plugin.*"]),
-    package_data={"ifan_plugin.benchmark": ["page.html", "page.css", "page.js", "published.json"]},
-    install_requires=[
-        "basicsr==1.4.2",
-        "torch>=2.6",
-        "torchvision>=0.21",
-        "lmdb",
-        "numpy",
-        "opencv-python",
-        "addict",
-        "scikit-image",
-        "scipy",
-        "pillow>=10",
-        "tifffile",
-        "pyyaml",
-        "tqdm",
-    ],
-    extras_require=EXTRAS,
-    entry_points={"console_scripts": ["basicsr = ifan_plugin.cli:main"]},
-    **extensions(),
+    **{**built, "cmdclass": {"build_py": BuildWithRecipes, **built.get("cmdclass", {})}},
 )

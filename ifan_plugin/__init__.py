@@ -7,18 +7,18 @@ Importing this package is light: neither the host nor the compiled operator is l
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def register() -> None:
     """Mend BasicSR where today's stack needs it and register IFAN's classes. Calling it again changes nothing.
 
     Raises:
-        ImportError: BasicSR isn't installed.
+        ImportError: BasicSR isn't installed; the message says how to install it.
     """
-    from ifan_plugin import plugins
+    from ifan_plugin.host.registry import register_classes
 
-    plugins.register_classes()
+    register_classes()
 
 
 def __getattr__(name: str) -> Any:

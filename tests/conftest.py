@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import small_options, write_dpdd
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cached_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a user of this machine exported for another runtime isn't taken, nor anything put beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IFAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -97,8 +97,31 @@ def write_options(folder: Path, options: dict, name: str = "small.yml") -> Path:
     return path
 
 
+def python_path() -> str:
+    """PYTHONPATH of a process that is to import this tree, and what the tests themselves were given by it."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def basicsr(*arguments: object, cwd: Path, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
     """Run ``basicsr …`` (as ``python -m ifan_plugin``) in a process of its own, on one thread."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    env = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "ifan_plugin", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from ifan_plugin.common.locks import only_run
+with only_run(Path(sys.argv[1]), "x"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(lock: Path) -> subprocess.Popen:
+    """A process that holds a run's lock; to be killed."""
+    env = {**os.environ, "PYTHONPATH": python_path()}
+    process = subprocess.Popen([sys.executable, "-c", _HOLDER, str(lock)], stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline() == "held\n"
+    return process

@@ -31,7 +31,8 @@ def arguments(
 def with_gradients(x: Tensor, filters: Tensor, *options: object, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Output and both gradients for one upstream gradient."""
     x, filters = x.detach().requires_grad_(), filters.detach().requires_grad_()
-    y = iac(x, filters, *options, backend=backend)
+    booleans = dict(zip(("act_last", "isotropic"), options[3:]))
+    y = iac(x, filters, *options[:3], **booleans, backend=backend)
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return y.detach(), *torch.autograd.grad(y, (x, filters), upstream.to(y.dtype))
 

@@ -1,4 +1,4 @@
-"""The conventional baseline as a network without parameters: a defocus map from edges, then deconvolution by it.
+"""The conventional baseline as a network: a defocus map from edges, or from DMENet, then deconvolution by it.
 
 It is the pipeline that learned methods are compared with: the blur at edges after Zhuo & Sim (Pattern Recognition
 2011) and EBDB (Karaali & Jung, IEEE TIP 2018), a guided filter or closed-form matting to have it everywhere, and
@@ -8,15 +8,18 @@ those published for JNB or EBDB.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ifan_plugin.archs.dmenet_arch import DMENet
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.conventional import deconvolution, edge_blur, propagation
 from ifan_plugin.conventional.psf import SHAPES
-from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.images.color import linear_from_srgb, srgb_from_linear
+from ifan_plugin.options.schema import Option, check_mapping
 
 _LINEAR_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, of linear light
 _CODED_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, of coded values
@@ -100,7 +103,8 @@ class DefocusDeconvolution(nn.Module):
         Raises:
             ValueError: another shape, not a float type, or values that aren't finite.
         """
-        restored = [self._restore(picture) for picture in self._pictures(lq)]
+        pictures = self._pictures(lq)
+        restored = [self._restore(picture, sigma) for picture, sigma in zip(pictures, self._sigmas(pictures))]
         return torch.stack([torch.from_numpy(each.transpose(2, 0, 1)) for each in restored]).to(lq.device, lq.dtype)
 
     @torch.no_grad()
@@ -117,7 +121,7 @@ class DefocusDeconvolution(nn.Module):
         Raises:
             ValueError: as :meth:`forward`.
         """
-        maps = [self._sigma(picture) for picture in self._pictures(lq)]
+        maps = self._sigmas(self._pictures(lq))
         return torch.stack([torch.from_numpy(each)[None] for each in maps]).to(lq.device)
 
     @staticmethod
@@ -133,16 +137,74 @@ class DefocusDeconvolution(nn.Module):
             raise ValueError(f"lq has {count} values that are NaN or infinite; all must be in [0, 1]")
         return list(pictures.clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy())
 
-    def _sigma(self, picture: np.ndarray) -> np.ndarray:
+    def _sigmas(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        """Each picture's defocus map, float32 [H, W] from 0 to `max_sigma`."""
+        return [self._from_edges(picture) for picture in pictures]
+
+    def _from_edges(self, picture: np.ndarray) -> np.ndarray:
         coded = picture @ _CODED_LUMINANCE
         linear = linear_from_srgb(picture) @ _LINEAR_LUMINANCE
         found = edge_blur.estimate(linear, coded, self.edge_model, self.max_sigma)
         return propagation.propagate(found, coded, self.propagation)
 
-    def _restore(self, picture: np.ndarray) -> np.ndarray:
-        sigma = self._sigma(picture)
+    def _restore(self, picture: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         linear = deconvolution.deconvolve_by_map(
             linear_from_srgb(picture), sigma, self.psf, self.method, self.noise, self.threshold
         )
         blurred = sigma > self.threshold
         return np.where(blurred[..., None], srgb_from_linear(linear.clip(0, 1)), picture).astype(np.float32)
+
+
+class MapOutputs(NamedTuple):
+    """What a training step of a defocus map compares, under the names that IFAN's has."""
+
+    result: Tensor  # the blurred picture itself: deconvolution has no gradient
+    lq_disparity: Tensor  # the map, [B, 1, H, W], px
+    warped_right: None = None
+    left_small: None = None
+
+
+class DMENetDeconvolution(DefocusDeconvolution):
+    """The same deconvolution by the map of a network: DMENet (Lee et al., CVPR 2019) in place of edges.
+
+    Training teaches the map alone, by :class:`ifan_plugin.losses.DefocusMapLoss` on simulated data; validation and
+    tests restore pictures by it.
+
+    Args:
+        width: DMENet's, channels of its first block (paper: 64).
+        psf, method, noise, max_sigma, threshold: as :class:`DefocusDeconvolution`.
+
+    Attributes:
+        map_network: the :class:`DMENet`.
+        hyper_parameters: the arguments it was built with.
+
+    Raises:
+        UserError, ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        width: int = 64,
+        psf: str = "disk",
+        method: str = "hyper_laplacian",
+        noise: float = 0.04,
+        max_sigma: float = 6.0,
+        threshold: float = 0.6,
+    ) -> None:
+        super().__init__(psf=psf, method=method, noise=noise, max_sigma=max_sigma, threshold=threshold)
+        for key in ("edge_model", "propagation"):
+            del self.hyper_parameters[key]
+        self.map_network = DMENet(width)
+        self.hyper_parameters = {"width": width, **self.hyper_parameters}
+
+    def training_outputs(self, lq: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> MapOutputs:
+        """The map of `lq` [B, 3, H, W] in [0, 1], with gradients; `left` and `right` aren't used."""
+        return MapOutputs(lq, self.map_network(lq))
+
+    def _sigmas(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        like = self.map_network.to_map.weight
+        found = []
+        for picture in pictures:
+            sigma = self.map_network(torch.from_numpy(picture).permute(2, 0, 1)[None].to(like))
+            found.append(sigma[0, 0].clamp(max=self.max_sigma).float().cpu().numpy())
+        return found

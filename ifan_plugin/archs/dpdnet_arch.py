@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ifan_plugin.inference import pad_to_multiple
+from ifan_plugin.ops.padding import pad_to_multiple
 
 
 class DPDNet(nn.Module):
@@ -66,7 +66,8 @@ class DPDNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, lq: Tensor) -> Tensor:
         """The restored image.

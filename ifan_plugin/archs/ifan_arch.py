@@ -6,18 +6,27 @@ CVPR 2021 (arXiv 2108.13610).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ifan_plugin.archs.ifan_parts import FilterPredictor, Reconstructor, disparity_estimator
-from ifan_plugin.archs.layers import NEGATIVE_SLOPE, Encoder, channels_last, check_hyper_parameters, xavier_init
-from ifan_plugin.inference import pad_to_multiple
+from ifan_plugin.archs.layers import (
+    NEGATIVE_SLOPE,
+    Encoder,
+    channels_last,
+    check_hyper_parameters,
+    first_convolution,
+    he_init,
+    stress_differences,
+    xavier_init,
+)
 from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
 from ifan_plugin.ops import IAC, iac_step
 from ifan_plugin.ops import filter_channels as iac_channels
 from ifan_plugin.ops.fac import FAC, fac_filter_channels
+from ifan_plugin.ops.padding import pad_to_multiple
 
 
 class IFANOutputs(NamedTuple):
@@ -29,6 +38,7 @@ class IFANOutputs(NamedTuple):
     warped_right: Tensor | None  # [B, 3, H/8, W/8], the right view, warped to the left one
     left_small: Tensor | None  # [B, 3, H/8, W/8], the left view, area-downsampled
     embedding: Tensor | None = None  # [B, 4*width, H/8, W/8], what the layer `to_filters` made the filters of
+    lq_disparity: Tensor | None = None  # [B, 1, H/8, W/8], the map that the filters were predicted with
 
 
 class IFAN(nn.Module):
@@ -56,11 +66,14 @@ class IFAN(nn.Module):
         filter_init: what the first filters are, before training. `xavier`: the paper's, nearly zero, so that their
             product over all steps lets next to nothing through, and hardly a gradient: a short training then leaves
             them so and works through the skips alone. `identity`: the same about filters that pass the features on.
+        weight_init: what the convolutions' weights are, before training. `xavier`: the paper's. `he`: normal with
+            variance 2 / (1.01 fan_in), with which short trainings leave their first plateau sooner.
 
     Attributes:
         multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
         in_channels: channels of `lq`, 3 or 9.
-        hyper_parameters: the arguments it was built with but for `filter_init`; they go into its checkpoints.
+        hyper_parameters: the arguments it was built with but for `filter_init` and `weight_init`; they go into its
+            checkpoints.
 
     Raises:
         ValueError: hyper-parameters out of their range; dual_pixel without use_filters, where nothing would
@@ -75,6 +88,7 @@ class IFAN(nn.Module):
         num_steps: int = 17,
         taps: int = 3,
         res_units: int = 2,
+        *,
         dual_pixel: bool = False,
         isotropic: bool = False,
         use_disparity: bool = True,
@@ -82,6 +96,7 @@ class IFAN(nn.Module):
         filter_type: str = "iac",
         fac_taps: int = 11,
         filter_init: str = "xavier",
+        weight_init: str = "xavier",
     ) -> None:
         super().__init__()
         check_hyper_parameters(taps, width=width, num_steps=num_steps, res_units=res_units)
@@ -89,17 +104,19 @@ class IFAN(nn.Module):
             raise ValueError(f"filter_type must be iac or fac, got {filter_type!r}")
         if filter_init not in ("xavier", "identity"):
             raise ValueError(f"filter_init must be xavier or identity, got {filter_init!r}")
+        if weight_init not in ("xavier", "he"):
+            raise ValueError(f"weight_init must be xavier or he, got {weight_init!r}")
         if isinstance(fac_taps, bool) or not isinstance(fac_taps, int) or fac_taps < 1 or fac_taps % 2 == 0:
             raise ValueError(f"fac_taps must be a positive odd integer, got {fac_taps!r}")
         if dual_pixel and not use_filters:
             raise ValueError("dual_pixel needs use_filters: the plain network looks at the centre view only")
         deep = 4 * width
-        self.hyper_parameters = {
+        self.hyper_parameters: dict[str, Any] = {
             "width": width, "num_steps": num_steps, "taps": taps, "res_units": res_units, "dual_pixel": dual_pixel,
             "isotropic": isotropic, "use_disparity": use_disparity, "use_filters": use_filters,
             "filter_type": filter_type, "fac_taps": fac_taps,
         }  # fmt: skip
-        self.filter_init = filter_init
+        self.filter_init, self.weight_init = filter_init, weight_init
         self.dual_pixel = dual_pixel
         self.use_filters = use_filters
         self.use_disparity = use_disparity and use_filters
@@ -116,7 +133,9 @@ class IFAN(nn.Module):
         if self.use_disparity:
             self.disparity_estimator = disparity_estimator(deep, res_units)
         if self.use_filters:
-            self.filter_predictor = FilterPredictor(deep, self._filter_channels, res_units, self.use_disparity)
+            self.filter_predictor = FilterPredictor(
+                deep, self._filter_channels, res_units, use_disparity=self.use_disparity
+            )
             if filter_type == "fac":
                 self.fac = FAC(fac_taps, bias=True, negative_slope=NEGATIVE_SLOPE)
             else:
@@ -125,12 +144,28 @@ class IFAN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero (see filter_init)."""
-        xavier_init(self)
+        """Xavier-uniform with gain 1, gain 1.5 in the filter predictor's last stage; biases zero (see filter_init).
+
+        With `weight_init` he: normal with variance 2 / (1.01 fan_in); the last layer of each residual unit, of the
+        filters and of the image smaller, so that the network begins near to the picture that it was given. The filter
+        encoder's first layer ignores flat areas, and differences between the colours count 4 times, between the views
+        of a dual-pixel camera 8 times: they are a hundredth of the picture, and tell near from far.
+        """
+        if self.weight_init == "he":
+            he_init(self)
+            if self.use_filters:
+                nn.init.normal_(self.filter_predictor.to_filters.weight, 0, 0.01)
+                views = 2 if self.dual_pixel else 1
+                stress_differences(first_convolution(self.filter_encoder).weight, views)
+            first_convolution(self.feature_extractor).weight.detach().mul_(2)
+            first_convolution(self.reconstructor.to_image).weight.detach().mul_(0.1)
+        else:
+            xavier_init(self)
+            if self.use_filters:
+                xavier_init(self.filter_predictor.trunk, gain=1.5)
+                xavier_init(self.filter_predictor.to_filters, gain=1.5)
         if not self.use_filters:
             return
-        xavier_init(self.filter_predictor.trunk, gain=1.5)
-        xavier_init(self.filter_predictor.to_filters, gain=1.5)
         if self.filter_init == "identity":  # one at the middle tap of each filter, whatever the picture
             bias = self.filter_predictor.to_filters.bias.detach()
             size = self.fac.taps**2 if hasattr(self, "fac") else self.iac.taps
@@ -176,7 +211,7 @@ class IFAN(nn.Module):
 
         Returns:
             IFANOutputs. `disparity`, `warped_right` and `left_small` are None without views or without a
-            disparity estimator; `filters` is None in the plain network.
+            disparity estimator, `lq_disparity` without the latter; `filters` is None in the plain network.
 
         Raises:
             ValueError: shapes that don't fit, or only one of the views.
@@ -190,22 +225,24 @@ class IFAN(nn.Module):
             left, right = lq[:, 3:6], lq[:, 6:9]
         elif (left is None) != (right is None):
             raise ValueError("give both views, left and right, or neither")
-        elif left is not None and not (left.shape == right.shape == lq.shape):
+        elif left is not None and right is not None and not (left.shape == right.shape == lq.shape):
             raise ValueError(f"left and right must be {list(lq.shape)}, got {list(left.shape)} and {list(right.shape)}")
         lq = channels_last(lq)
         if not self.use_filters:
             return IFANOutputs(self._restore(lq, None), None, None, None, None)
 
         features, disparity = self._blur_features(lq)
+        lq_disparity = disparity
         embedding = self.filter_predictor.embed(features, disparity)
         filters = self.filter_predictor.to_filters(embedding)
         result = self._restore(lq, filters)
-        if not self.use_disparity or right is None:
-            return IFANOutputs(result, filters, None, None, None, embedding)
+        if disparity is None or left is None or right is None:
+            return IFANOutputs(result, filters, None, None, None, embedding, lq_disparity)
         if not self.dual_pixel:  # the dual-pixel network's own map is the right view's already
             disparity = self.disparity_estimator(self.filter_encoder(channels_last(right))[-1])
         warped_right = warp_by_disparity(area_downsample(right, 8), disparity)
-        return IFANOutputs(result, filters, disparity, warped_right, area_downsample(left, 8), embedding)
+        left_small = area_downsample(left, 8)
+        return IFANOutputs(result, filters, disparity, warped_right, left_small, embedding, lq_disparity)
 
     def disparity(self, lq: Tensor) -> Tensor:
         """The disparity map the filters are predicted with, to look at.
@@ -221,7 +258,9 @@ class IFAN(nn.Module):
         """
         if not self.use_disparity:
             raise ValueError("this network was built without a disparity estimator")
-        return self._blur_features(self._padded(lq))[1]
+        disparity = self._blur_features(self._padded(lq))[1]
+        assert disparity is not None  # there is an estimator
+        return disparity
 
     def _check(self, lq: Tensor) -> None:
         if lq.dim() != 4 or lq.shape[1] != self.in_channels:
@@ -251,7 +290,9 @@ class IFAN(nn.Module):
         if self.use_filters:
             embedding = self.filter_predictor.embed(*self._blur_features(lq))
         center = lq[:, :3]
-        *skips, features = self.feature_extractor(center)
+        # Not `*skips, features`: under torch 2.11 torch.compile makes that a tuple, and skips are taken out of a list.
+        skips = list(self.feature_extractor(center))
+        features = skips.pop()
         if embedding is not None:
             by_parts = self._fac_by_channels if hasattr(self, "fac") else self._iac_by_steps
             features = by_parts(features, embedding)
@@ -268,7 +309,9 @@ class IFAN(nn.Module):
             filters = self.filter_predictor.step_filters(embedding, step, channels, iac.num_steps, held)
             held = filters if overwrite else None
             act = iac.act_last or step < iac.num_steps - 1
-            features = iac_step(features, *filters, iac.taps, iac.negative_slope, act, iac.isotropic, iac.backend)
+            features = iac_step(
+                features, *filters, iac.taps, iac.negative_slope, act=act, isotropic=iac.isotropic, backend=iac.backend
+            )
         return features
 
     def _fac_by_channels(self, features: Tensor, embedding: Tensor) -> Tensor:
@@ -291,7 +334,9 @@ class IFAN(nn.Module):
     def _restore(self, lq: Tensor, filters: Tensor | None) -> Tensor:
         """The unclipped result."""
         center = lq[:, :3]
-        *skips, features = self.feature_extractor(center)
+        # Not `*skips, features`: under torch 2.11 torch.compile makes that a tuple, and skips are taken out of a list.
+        skips = list(self.feature_extractor(center))
+        features = skips.pop()
         if filters is not None:
             features = self._filtered(features, filters)
         return center + self.reconstructor(features, skips)

@@ -22,7 +22,7 @@ def disparity_estimator(channels: int, res_units: int) -> nn.Sequential:
 class FilterPredictor(nn.Module):
     """Features [B, channels, h, w] and disparity [B, 1, h, w] to IAC's filters [B, out_channels, h, w]."""
 
-    def __init__(self, channels: int, out_channels: int, res_units: int, use_disparity: bool) -> None:
+    def __init__(self, channels: int, out_channels: int, res_units: int, *, use_disparity: bool) -> None:
         super().__init__()
         if use_disparity:
             self.disparity_features = conv(1, channels)
@@ -107,8 +107,8 @@ class Reconstructor(nn.Module):
         out = self.refine3(sum_of(self.up3(out), skips.pop()))
         for last_levels in (self._half_size, self._full_size):
             skip = skips.pop()
-            size, channels = tuple(skip.shape[2:]), skip.shape[1]
-            out = in_pieces(last_levels, out, skip, size=size, channels=channels, halo=8)
+            _, channels, height, width = skip.shape
+            out = in_pieces(last_levels, out, skip, size=(height, width), channels=channels, halo=8)
         return out
 
     def _half_size(self, features: Tensor, skip2: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class PointwiseConv(nn.Conv2d):
     would give filters that the operator has to reorder.
     """
 
+    bias: nn.Parameter
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
 
@@ -91,11 +93,17 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def first_convolution(module: nn.Module) -> nn.Conv2d:
+    """The convolution that sees the input of ``module`` first."""
+    return next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+
+
 class Encoder(nn.Module):
     """Four levels of features: `width` channels at full size; 2, 4, 4 times that at 1/2, 1/4, 1/8."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.level1 = self._level(in_channels, width, stride=1)
         self.level2 = self._level(width, 2 * width)
         self.level3 = self._level(2 * width, 4 * width)
@@ -110,10 +118,10 @@ class Encoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        full, half = tuple(image.shape[2:]), (-(-image.shape[2] // 2), -(-image.shape[3] // 2))
-        width = self.level1[0][0].out_channels
-        features1 = in_pieces(self.level1, image, size=full, channels=width, halo=4)
-        features2 = in_pieces(self.level2, features1, size=half, channels=2 * width, halo=4)
+        height, width = image.shape[2:]
+        full, half = (height, width), (-(-height // 2), -(-width // 2))
+        features1 = in_pieces(self.level1, image, size=full, channels=self.width, halo=4)
+        features2 = in_pieces(self.level2, features1, size=half, channels=2 * self.width, halo=4)
         features3 = self.level3(features2)
         return features1, features2, features3, self.level4(features3)
 
@@ -123,13 +131,70 @@ def xavier_init(module: nn.Module, gain: float = 1.0) -> None:
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.xavier_uniform_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def he_init(module: nn.Module) -> None:
+    """He et al.'s normal weights (ICCV 2015, eq. 15) and zero biases in every (transposed) convolution of `module`; the
+    last layer of each residual unit at 0.3 of that, so that blocks begin near the identity."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_in = layer.weight[0].numel()
+        elif isinstance(layer, nn.ConvTranspose2d):
+            stride = layer.stride[0] * layer.stride[1]
+            fan_in = layer.weight.shape[0] * layer.weight[0, 0].numel() // stride
+        else:
+            continue
+        nn.init.normal_(layer.weight, 0, (2 / ((1 + NEGATIVE_SLOPE**2) * fan_in)) ** 0.5)
+        if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    for block in module.modules():
+        if isinstance(block, ResBlock):
+            for unit in block.units:
+                last = [layer for layer in unit.modules() if isinstance(layer, nn.Conv2d)][-1]
+                last.weight.detach().mul_(0.3)
+
+
+@torch.no_grad()
+def stress_differences(weight: Tensor, views: int) -> None:
+    """Make a first layer ignore flat areas, and see the differences between views (of one view: between colours)
+    several times as large as they are.
+
+    Args:
+        weight: [out, 3 * views, k, k], changed in place; the views one after the other.
+        views: 1, or 2 of a dual-pixel camera.
+    """
+    weight -= weight.mean((2, 3), keepdim=True)
+    split = weight.unflatten(1, (views, 3))
+    along, gain = (1, 8) if views > 1 else (2, 12)
+    common = split.mean(along, keepdim=True)
+    weight.copy_((3 * common + gain * (split - common)).flatten(1, 2))
+
+
+MOST_CHANNELS, MOST_UNITS = 2**20, 1000
+"""Beyond any network; a slip there would be answered by hours of building layers, or by an allocator."""
 
 
 def check_hyper_parameters(taps: int, **counts: int) -> None:
-    """ValueError unless `taps` is a positive odd int and each of `counts` a positive int."""
+    """ValueError unless `taps` is a positive odd int and each of `counts` a positive int that can be meant."""
     for name, value in {"taps": taps, **counts}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        most = MOST_UNITS if name == "res_units" else MOST_CHANNELS
+        if value > most:
+            raise ValueError(f"{name} must be at most {most:,}, got {value:,}")
     if taps % 2 == 0:
         raise ValueError(f"taps must be odd, got {taps}")
+
+
+def require_pictures(lq: Tensor, channels: int = 3) -> None:
+    """ValueError unless `lq` is [B, channels, H, W] and not empty."""
+    if lq.dim() != 4 or lq.shape[1] != channels or 0 in lq.shape:
+        views = {3: "RGB", 6: "left, right"}.get(channels, "channels")
+        raise ValueError(f"lq must be [B, {channels}, H, W] ({views}), got {list(lq.shape)}")
+
+
+def check_counts(**counts: int) -> None:
+    """ValueError unless each is a positive int."""
+    check_hyper_parameters(1, **counts)

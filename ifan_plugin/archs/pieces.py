@@ -35,7 +35,7 @@ def in_pieces(run: Callable[..., Tensor], *inputs: Tensor, size: tuple[int, int]
     if whole or pixel_bytes * math.prod(size) <= limit:
         return run(*inputs)
     side = max(math.isqrt(int(limit) // pixel_bytes) - 2 * halo, 4 * halo)
-    out = None
+    out: Tensor | None = None
     for top, bottom in _spans(size[0], side):
         for left, right in _spans(size[1], side):
             # Zeros are padded where the picture ends; where only the piece does, the halo takes what that spoils.
@@ -49,6 +49,7 @@ def in_pieces(run: Callable[..., Tensor], *inputs: Tensor, size: tuple[int, int]
             out[..., top:bottom, left:right] = piece[
                 ..., top - first_row : bottom - first_row, left - first_column : right - first_column
             ]
+    assert out is not None  # pictures have a pixel at least
     return out
 
 

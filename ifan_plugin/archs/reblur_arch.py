@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,6 +37,7 @@ class ReblurNet(nn.Module):
         num_steps: int = 17,
         taps: int = 3,
         res_units: int = 2,
+        *,
         isotropic: bool = False,
     ) -> None:
         super().__init__()
@@ -85,7 +88,8 @@ class ReblurNet(nn.Module):
         if embedding is None or to_filters is None:
             features = self.trunk(filters)
         else:
-            features = self.trunk[1:](self.trunk[0][1](self._first_of(embedding, to_filters)))
+            activation = cast(nn.Sequential, self.trunk[0])[1]
+            features = self.trunk[1:](activation(self._first_of(embedding, to_filters)))
         return sharp + self.iac(sharp, self.to_filters(features).contiguous())
 
     def _first_of(self, embedding: Tensor, to_filters: PointwiseConv) -> Tensor:
@@ -94,7 +98,7 @@ class ReblurNet(nn.Module):
         Between the two layers stand thousands of channels and no activation: their matrices can be multiplied first,
         [out, filters] x [filters, embedding] for each of the 3x3 taps, whatever the picture's size.
         """
-        first = self.trunk[0][0]
+        first = cast(nn.Conv2d, cast(nn.Sequential, self.trunk[0])[0])
         by_tap = first.weight.permute(0, 2, 3, 1)  # [out, 3, 3, filters]
         weight = torch.matmul(by_tap, to_filters.weight.flatten(1)).permute(0, 3, 1, 2)
         # The filters' own bias counts for those taps that lie within the picture: around it the filters are zero.

@@ -13,9 +13,9 @@ from typing import Any
 from ifan_plugin import __version__
 from ifan_plugin.benchmark.models import file_digest
 from ifan_plugin.benchmark.options import Benchmark, Model
-from ifan_plugin.files import written_aside
+from ifan_plugin.common.files import from_json, make_folder, written_aside
 
-_FORMAT = 1  # of the files; another one makes all cells run again
+_FORMAT = 4  # of the files; another one makes all cells run again
 
 NONE = "–"
 """What stands where nothing was measured, or nothing finite."""
@@ -31,19 +31,21 @@ class CellStore:
     def quality_key(self, benchmark: Benchmark, model: Model, dataset: Mapping[str, Any], stamp: Any) -> str:
         """Of a model on a test set; ``stamp`` tells the test set's files."""
         pictures = asdict(benchmark.pictures)
-        what = {"protocol": benchmark.protocol, "metrics": benchmark.metrics, "pictures": pictures}
+        what = {"protocol": benchmark.protocol, "pictures": pictures}  # the metrics are in the cell, each by its name
         return self._key("quality", benchmark, model, {**what, "dataset": dataset, "files": stamp})
 
     def profile_key(self, benchmark: Benchmark, model: Model, machine: Mapping[str, Any]) -> str:
         """Of a model's time and memory, which another machine would measure otherwise."""
         profile = None if benchmark.profile is None else asdict(benchmark.profile)
+        if profile is not None:
+            del profile["time_limit"]  # what was measured within one is right under another
         return self._key("profile", benchmark, model, {"profile": profile, "machine": machine})
 
     def _key(self, kind: str, benchmark: Benchmark, model: Model, more: Mapping[str, Any]) -> str:
-        if model.path is not None and model.path not in self._digests:
+        if model.has_network and model.path is not None and model.path not in self._digests:
             self._digests[model.path] = file_digest(model.path)
-        options = {key: value for key, value in asdict(model).items() if key != "name"}
-        checkpoint = None if model.path is None else self._digests[model.path]
+        options = {key: value for key, value in asdict(model).items() if key not in ("name", "group")}
+        checkpoint = self._digests[model.path] if model.has_network and model.path is not None else None
         made_of = {
             "format": _FORMAT, "version": __version__, "kind": kind, "model": options, "checkpoint": checkpoint,
             "device": benchmark.device, "seed": benchmark.seed, **more,
@@ -54,20 +56,20 @@ class CellStore:
     def read(self, key: str) -> dict[str, Any] | None:
         """A finished cell; None where there is none, it failed, or its file can't be read (then it runs again)."""
         try:
-            cell = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            cell = from_json((self.folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return cell if isinstance(cell, dict) and cell.get("status") == "done" else None
 
     def write(self, key: str, cell: Mapping[str, Any]) -> None:
         """Write a cell, done or failed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         write_json(self.folder / f"{key}.json", cell)
 
     def pictures(self, key: str) -> Path:
         """The folder of a cell's pictures; made where it isn't there."""
         folder = self.folder / key
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return folder
 
 
@@ -101,7 +103,7 @@ def dataset_stamp(dataset: Any, options: Mapping[str, Any]) -> list[Any]:
     """Names, sizes and times of a test set's files: what tells that somebody made it anew.
 
     Args:
-        dataset: opened with the views that a model eats; its scenes name their files, if it has scenes.
+        dataset: opened with the views that a model takes; its scenes name their files, if it has scenes.
         options: of the test set; without scenes all files are taken that lie where ``dataroot*`` and ``meta_info*``
             point.
     """
@@ -114,7 +116,7 @@ def dataset_stamp(dataset: Any, options: Mapping[str, Any]) -> list[Any]:
     for key, value in sorted(options.items()):
         if key.startswith(("dataroot", "meta_info")):
             for root in value if isinstance(value, (list, tuple)) else [value]:
-                stamp.append([key, *_facts_below(root)])
+                stamp.append([key, *facts_below(root)])
     return stamp
 
 
@@ -128,7 +130,7 @@ def _file_facts(path: Path) -> list[int]:
     return []
 
 
-def _facts_below(root: Any) -> list[Any]:
+def facts_below(root: Any) -> list[Any]:
     """Of a file, or of all files in a folder, by their names in it."""
     if not isinstance(root, (str, Path)):
         return []

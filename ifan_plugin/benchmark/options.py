@@ -8,48 +8,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ifan_plugin import zoo
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.layouts import VIEWS
-from ifan_plugin.errors import UserError
 from ifan_plugin.metrics.protocols import protocol_named
-from ifan_plugin.options import Option, check_mapping, check_value, nearest
+from ifan_plugin.options.schema import Option, check_mapping, check_value, nearest
 
 BLURRED = "blurred input"
 """The built-in type of the row that every model should beat: the centre view as it is."""
+FINISHED = "pictures"
+"""The built-in type of a row whose pictures somebody has restored already: ``path`` names their folder."""
 
 TOP_OPTIONS = {
-    "name": Option(str),
-    "protocol": Option(str, "ifan"),
-    "metrics": Option(list, ["psnr", "ssim", "mae"], items=str),
-    "device": Option(str, "auto", choices=("auto", "cpu", "cuda")),
-    "models": Option(list, items=dict),
-    "datasets": Option(list, items=dict),
-    "profile": Option(dict, {}, optional=True),
-    "pictures": Option(dict, {}, optional=True),
-    "published": Option(bool, True),
-    "manual_seed": Option(int, 0, minimum=0),
-    "plugins": Option(list, [], items=str, optional=True),
+    "name": Option(str, help="of the report; its folder's name"),
+    "protocol": Option(str, "ifan", help="evaluation protocol"),
+    "metrics": Option(list, ["psnr", "ssim", "mae"], items=str, help="measured: psnr, ssim, mae, lpips"),
+    "device": Option(str, "auto", choices=("auto", "cpu", "cuda"), help="networks run on"),
+    "models": Option(list, items=dict, help="rows of the report"),
+    "datasets": Option(list, items=dict, help="test sets, as in a test's option file, without views; []: costs alone"),
+    "profile": Option(
+        dict, {}, optional=True, help="picture that time, memory and operations are measured on; ~: none"
+    ),
+    "pictures": Option(dict, {}, optional=True, help="scenes shown side by side; ~: none"),
+    "published": Option(bool, True, help="add the papers' figures"),
+    "manual_seed": Option(int, 0, minimum=0, help="of random weights"),
+    "plugins": Option(list, [], items=str, optional=True, help="installed modules to import: other people's classes"),
 }
 
 MODEL_OPTIONS = {
-    "name": Option(str),
-    "type": Option(str),
-    "path": Option(str, None, optional=True),
-    "param_key": Option(str, None, optional=True),
-    "views": Option(list, None, choices=VIEWS, items=str, optional=True),
+    "name": Option(str, help="of the row"),
+    "type": Option(str, help="name of a registered network, or blurred input"),
+    "path": Option(str, None, optional=True, help="checkpoint; without one the weights are random"),
+    "param_key": Option(
+        str, None, optional=True, help="params (the last) or params_ema; the averaged ones where it has them"
+    ),
+    "views": Option(
+        list, None, choices=VIEWS, items=str, optional=True, help="stacked into its input; those that fit its channels"
+    ),
+    "group": Option(
+        str, None, optional=True, help="rows of one recipe with several seeds share it: mean and deviation are shown"
+    ),
 }
 """A model's own keys; all others are arguments of its architecture."""
 
 PROFILE_OPTIONS = {
-    "height": Option(int, 720, minimum=16),
-    "width": Option(int, 1280, minimum=16),
-    "runs": Option(int, 5, minimum=1),
-    "max_seconds": Option(float, 60.0, minimum=0),
+    "height": Option(int, 720, minimum=16, help="of the picture, pixels"),
+    "width": Option(int, 1280, minimum=16, help="of the picture, pixels"),
+    "runs": Option(int, 5, minimum=1, help="that are timed; the median counts"),
+    "max_seconds": Option(float, 60.0, minimum=0, help="no further run starts after so long"),
+    "time_limit": Option(float, 1800.0, minimum=1, help="seconds after which a model counts as not measurable here"),
 }
 
 PICTURE_OPTIONS = {
-    "count": Option(int, 2, minimum=0),
-    "keys": Option(list, None, items=str, optional=True),
-    "crop": Option(int, 384, minimum=16, maximum=1024),
+    "count": Option(int, 2, minimum=0, help="of scenes, the first of each test set"),
+    "keys": Option(list, None, items=str, optional=True, help="names of scenes, instead"),
+    "crop": Option(int, 384, minimum=16, maximum=1024, help="side of the square that is shown, pixels"),
 }
 
 
@@ -63,10 +76,21 @@ class Model:
     param_key: str | None
     views: tuple[str, ...] | None
     arguments: dict[str, Any] = field(default_factory=dict)
+    group: str | None = None
 
     @property
     def is_blurred(self) -> bool:
         return self.type == BLURRED
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the row's pictures are read from a folder."""
+        return self.type == FINISHED
+
+    @property
+    def has_network(self) -> bool:
+        """Whether there is something to build, run and time."""
+        return not (self.is_blurred or self.is_finished)
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,7 @@ class Profile:
     width: int
     runs: int  # timed ones
     max_seconds: float  # no further run starts after so long
+    time_limit: float = 1800.0  # seconds for all of a model's measuring, its building included
 
 
 @dataclass(frozen=True)
@@ -130,7 +155,7 @@ def check(options: Mapping[str, Any], where: str) -> Benchmark:
             known = nearest(metric, protocol.better)
             raise UserError(f"{where}: metrics: unknown '{metric}' under protocol '{protocol.name}'; {known}")
     for key in ("metrics", "models", "datasets"):
-        if not options[key]:
+        if not options[key] and (key != "datasets" or options["profile"] is None):
             raise UserError(f"{where}: {key}: is empty; give one at least")
     models = [_model(model, f"{where}: models: {index}") for index, model in enumerate(options["models"])]
     _require_different([model.name for model in models], f"{where}: models")
@@ -172,13 +197,19 @@ def _model(options: Any, where: str) -> Model:
     if checked["type"] == BLURRED and len(options) > 2:
         extra = next(key for key in options if key not in ("name", "type"))
         raise UserError(f"{where}: unknown key '{extra}'; {BLURRED} takes none but name and type")
+    if checked["type"] == FINISHED:
+        extra = next((key for key in options if key not in ("name", "type", "path")), None)
+        if extra is not None:
+            raise UserError(f"{where}: unknown key '{extra}'; {FINISHED} takes name, type and path")
+        if checked["path"] is None:
+            raise UserError(f"{where}: 'path' is missing: the folder of the finished pictures")
     views = checked["views"]
     if views is not None and (not views or len(set(views)) != len(views)):
         raise UserError(f"{where}: views: give each of {', '.join(VIEWS)} at most once, and one at least")
-    path = None if checked["path"] is None else str(Path(checked["path"]).expanduser())
+    path = None if checked["path"] is None else str(Path(zoo.located(checked["path"])).expanduser())
     return Model(
         checked["name"], checked["type"], path, checked["param_key"], None if views is None else tuple(views),
-        {key: options[key] for key in arguments},
+        {key: options[key] for key in arguments}, checked["group"],
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 "use strict";
 
-// --- tables: a click on a column's title sorts by it, a second one the other way round; what is missing comes last ---
+// --- tables: a click on a column's title sorts by it, the best first, a second one the other way round; what is missing comes last ---
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
   const valueOf = (row, column) => {
@@ -10,10 +10,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
   heads.forEach((head, column) => {
     const button = head.querySelector("button");
     if (!button) return;
-    button.addEventListener("click", () => {
+    // The whole title, of which the button is what the keyboard reaches.
+    head.addEventListener("click", () => {
       const asText = head.classList.contains("text");
       const was = head.getAttribute("aria-sort");
-      const ascending = was === "none" ? asText : was === "descending";
+      const ascending = was === "none" ? asText || head.dataset.better === "lower" : was === "descending";
       for (const other of heads) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       const sign = ascending ? 1 : -1;
@@ -130,7 +131,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   for (const button of viewer.querySelectorAll("button[data-do]")) {
     button.addEventListener("click", actions[button.dataset.do]);
   }
-  viewer.querySelector("input[data-do=error]").addEventListener("change", (event) => {
+  viewer.querySelector("input[data-do=error]")?.addEventListener("change", (event) => {
     const wanted = event.target.checked;
     legend.hidden = !wanted;
     for (const view of views) {

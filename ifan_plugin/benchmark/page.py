@@ -12,12 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ifan_plugin.benchmark import page_evidence
 from ifan_plugin.benchmark import report as reporting
 from ifan_plugin.benchmark.cells import is_finite
 from ifan_plugin.benchmark.plots import Point, scatter
-from ifan_plugin.data.image_io import read_image
-from ifan_plugin.visual import ERROR_SCALE
-from ifan_plugin.visual import error_map as coloured_error
+from ifan_plugin.common.words import counted
+from ifan_plugin.images.image_io import read_image
+from ifan_plugin.pictures.visual import ERROR_SCALE
+from ifan_plugin.pictures.visual import error_map as coloured_error
 
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 93, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
@@ -40,8 +42,11 @@ def html_page(report: Mapping[str, Any], out: Path) -> str:
                 _failures(report),
                 _measured(report),
                 _plots(report),
+                page_evidence.groups(report),
+                page_evidence.comparisons(report),
                 _pictures(report, out),
                 _published(report),
+                page_evidence.origins(report),
                 _conditions(report),
             ]
         ),
@@ -65,7 +70,7 @@ def _lead(report: Mapping[str, Any]) -> str:
         hardware["gpu"] if report["device"] == "cuda" else f"{hardware['cores']} CPU cores ({hardware['processor']})"
     )
     return (
-        f"{len(report['rows'])} models on {escape(', '.join(report['datasets']))}; protocol "
+        f"{counted(len(report['rows']), 'model')} on {escape(', '.join(report['datasets']))}; protocol "
         f"<strong>{escape(report['protocol'])}</strong>; measured {escape(report['date'])} on {escape(device)}"
     )
 
@@ -90,12 +95,15 @@ def _measured(report: Mapping[str, Any]) -> str:
         for name, span in spans
         if span
     )
-    best = {}
+    best: dict[tuple[str, str | None], float] = {}
+    bars: dict[tuple[str, str | None], tuple[float, float]] = {}
     for field, _, _, _, dataset in found:
-        rated = [reporting.value_of(row, field, dataset) for row in report["rows"] if not row["random_weights"]]
-        values = [value for value in rated if value is not None]
-        if dataset is not None and len(values) > 1:
+        found_values = [reporting.value_of(row, field, dataset) for row in report["rows"]]
+        values = [value for value in found_values if value is not None]
+        if dataset is not None and len(values) > 1 and field not in reporting.NO_REFERENCE:
             best[field, dataset] = max(values) if reporting.METRICS[field][2] else min(values)
+        if len(set(values)) > 1:
+            bars[field, dataset] = min(values), max(values)
     rows = []
     for row in report["rows"]:
         cells = [_row_head(row["name"], _origin(row))]
@@ -103,13 +111,17 @@ def _measured(report: Mapping[str, Any]) -> str:
             value = reporting.value_of(row, field, dataset)
             text = reporting.shown(value, style, divisor)
             is_best = value is not None and not row["random_weights"] and value == best.get((field, dataset))
-            cells.append(_number_cell(value, f"<strong>{text}</strong>" if is_best else text))
+            bar = None
+            if value is not None and (field, dataset) in bars and not (dataset and row["random_weights"]):
+                bar = _bar(value, *bars[field, dataset], from_zero=dataset is None)
+            cells.append(_number_cell(value, f"<strong>{text}</strong>" if is_best else text, bar))
         cells.append(f'<td class="text">{escape("; ".join(map(_shortened, reporting.remarks(row))))}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = [_sort_head(title) for _, title, *_ in found]
+    heads = [_sort_head(title, more=_more_is_better(field)) for field, title, *_ in found]
     return (
-        "<section><h2>Measured</h2><p>Click a column's title to sort by it. The best figure is bold; networks with "
-        "random weights aren't rated.</p>"
+        "<section><h2>Measured</h2><p>Click a column's title to sort by it, the best first. The best figure is bold; "
+        "of networks with random weights only the cost is shown, and figures without a sharp picture aren't rated. The "
+        "line below a figure shows where it lies between the column's smallest and largest, for costs from zero on.</p>"
         + _table(
             "Measured figures",
             f"<tr>{head}<td></td></tr>"
@@ -118,6 +130,16 @@ def _measured(report: Mapping[str, Any]) -> str:
         )
         + "</section>"
     )
+
+
+def _more_is_better(field: str) -> bool:
+    return reporting.METRICS[field][2] if field in reporting.METRICS else field in reporting.MORE_IS_BETTER
+
+
+def _bar(value: float, low: float, high: float, from_zero: bool) -> float:
+    """How far a figure lies between the smallest and the largest of its column, 0 to 1."""
+    low = 0 if from_zero else low
+    return min(max((value - low) / (high - low), 0), 1)
 
 
 def _shortened(remark: str) -> str:
@@ -134,21 +156,22 @@ def _published(report: Mapping[str, Any]) -> str:
     if "published" not in report:
         return ""
     found = report["published"]
-    sets = ("DPDD", "RealDOF")
-    metrics = reporting.METRICS
+    columns = reporting.published_columns(found)
+    spans = [(name, sum(1 for column in columns if column[0] == name)) for name in (*reporting.PUBLISHED_SETS, None)]
     head = '<th colspan="2"></th>' + "".join(
-        f'<th class="group" colspan="{len(metrics)}" scope="colgroup">{name} (published)</th>' for name in sets
+        f'<th class="group" colspan="{span}" scope="colgroup">{f"{name} (published)" if name else "as published"}</th>'
+        for name, span in spans
+        if span
     )
     heads = [_sort_head("Method", text=True), _sort_head("Input", text=True)]
-    heads += [_sort_head(metrics[metric][0]) for _ in sets for metric in metrics]
+    heads += [_sort_head(title, more=_more_is_better(field)) for _, field, title in columns]
     rows = []
     for row in found["rows"]:
         cells = [_row_head(row["method"], "published"), f'<td class="text short">{escape(row["input"])}</td>']
-        for name in sets:
-            for metric in metrics:
-                value = row[name][metric]
-                low = value[0] if isinstance(value, list) else value
-                cells.append(_number_cell(low, reporting.published_value(value, metric)))
+        for name, field, _ in columns:
+            value = row[name][field] if name else row[field]
+            low = value[0] if isinstance(value, list) else value
+            cells.append(_number_cell(low, reporting.published_text(row, name, field)))
         source = escape(row["source"]) + (f"<br><em>{escape(row['note'])}</em>" if row["note"] else "")
         rows.append(f"<tr>{''.join(cells)}<td class='text'>{source}</td></tr>")
     table = _table(
@@ -157,7 +180,8 @@ def _published(report: Mapping[str, Any]) -> str:
         rows,
     )
     return (
-        f'<section class="published"><h2>{escape(found["title"])}</h2><p>{escape(found["note"])}</p>{table}</section>'
+        f'<section class="published"><h2>{escape(found["title"])}</h2><p>{escape(found["note"])}</p>{table}'
+        f"{page_evidence.published_plots(found)}</section>"
     )
 
 
@@ -169,8 +193,9 @@ def _table(label: str, head: str, rows: Iterable[str]) -> str:
     )
 
 
-def _sort_head(title: str, text: bool = False) -> str:
-    kind = ' class="text"' if text else ""
+def _sort_head(title: str, text: bool = False, more: bool = False) -> str:
+    """A column's title. ``text``: sorted as text; ``more``: of numbers, larger ones are better and come first."""
+    kind = ' class="text"' if text else f' data-better="{"higher" if more else "lower"}"'
     return f'<th scope="col" aria-sort="none"{kind}><button type="button">{escape(title)}</button></th>'
 
 
@@ -179,8 +204,9 @@ def _row_head(name: str, more: str) -> str:
     return f'<th scope="row" class="text" data-value="{escape(name)}">{escape(name)}{small}</th>'
 
 
-def _number_cell(value: float | None, text: str) -> str:
-    return f'<td data-value="{"" if value is None else repr(value)}">{text}</td>'
+def _number_cell(value: float | None, text: str, bar: float | None = None) -> str:
+    drawn = "" if bar is None else f' class="bar" style="--bar:{bar:.3f}"'
+    return f'<td{drawn} data-value="{"" if value is None else repr(value)}">{text}</td>'
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -195,21 +221,32 @@ def _plots(report: Mapping[str, Any]) -> str:
     if "psnr" not in report["metrics"]:
         return ""
     size = f"{report['profile']['width']}x{report['profile']['height']}" if report["profile"] else ""
-    axes = [("products", 1e9, f"MACs at {size} (G)", "MACs"), ("latency_s", 1, f"latency at {size} (s)", "latency")]
+    axes = [
+        ("products", 1e9, f"MACs at {size} (G)", "MACs"),
+        ("latency_s", 1, f"latency at {size} (s)", "latency"),
+        ("parameters", 1e6, "parameters (M)", "number of parameters"),
+    ]
     figures = []
+    random = [row["name"] for row in report["rows"] if row["random_weights"]]
     for dataset in report["datasets"]:
-        psnr = {row["name"]: reporting.value_of(row, "psnr", dataset) for row in report["rows"]}
-        blurred = [(r["name"], psnr[r["name"]]) for r in report["rows"] if r["type"] == "blurred input"]
-        odd = [row["name"] for row in report["rows"] if dataset in row["quality"] and psnr[row["name"]] is None]
-        line = blurred[0] if blurred and blurred[0][1] is not None else None
+        if "psnr" not in reporting.metrics_of(report, dataset):
+            continue
+        found = {row["name"]: reporting.value_of(row, "psnr", dataset) for row in report["rows"]}
+        psnr = {name: value for name, value in found.items() if value is not None}
+        blurred = [row["name"] for row in report["rows"] if row["type"] == "blurred input"][:1]
+        rated = [row["name"] for row in report["rows"] if dataset in row["quality"] and not row["random_weights"]]
+        odd = [name for name in rated if name not in psnr]
+        line = next(((name, psnr[name]) for name in blurred if name in psnr), None)
         for field, divisor, title, short in axes:
             measured = [
-                row for row in report["rows"] if psnr[row["name"]] is not None and row["type"] != "blurred input"
+                row
+                for row in report["rows"]
+                if row["name"] in psnr and row["type"] != "blurred input" and not row["random_weights"]
             ]
             points = [
-                Point(row["name"], row[field] / divisor, psnr[row["name"]], hollow=row["random_weights"])
-                for row in measured
-                if row[field] is not None
+                Point(name, cost / divisor, value, spread=spread)
+                for name, cost, value, spread in page_evidence.measured_points(report, measured, psnr, dataset, field)
+                if cost > 0
             ]
             if not points:
                 continue
@@ -217,8 +254,8 @@ def _plots(report: Mapping[str, Any]) -> str:
             note = f" Not shown, since its {short} can't be told: {', '.join(missing)}." if missing else ""
             if odd:
                 note += f" Not shown, since its PSNR isn't a finite number: {', '.join(odd)}."
-            if any(point.hollow for point in points):
-                note = f" Rings: networks with random weights.{note}"
+            if random:
+                note += f" Left out, since their weights are random: {', '.join(random)}."
             caption = f"{dataset}: PSNR over {short}; up and to the left is better.{note}"
             svg = scatter(points, title, "PSNR (dB)", f"PSNR over {short} on {dataset}", line)
             figures.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
@@ -239,47 +276,56 @@ def _pictures(report: Mapping[str, Any], out: Path) -> str:
                 groups.append(group)
     if not groups:
         return ""
+    random = [escape(row["name"]) for row in report["rows"] if row["random_weights"]]
+    left_out = f" Left out, since their weights are random: {', '.join(random)}." if random else ""
     legend = (
         f'<div class="legend" hidden><span>0</span><img alt="colours of the error map, from dark to bright" '
         f'src="{_legend()}"><span>{ERROR_SCALE:g} or more</span> absolute difference from the sharp picture, mean of '
         "RGB in [0, 1]</div>"
     )
+    errors = '<label><input type="checkbox" data-do="error"> error maps</label>'
     controls = (
         '<div class="controls"><button type="button" data-do="in" aria-label="zoom in">+</button>'
         '<button type="button" data-do="out" aria-label="zoom out">−</button>'
         '<button type="button" data-do="reset">Reset</button>'
-        '<label><input type="checkbox" data-do="error"> error maps</label>'
+        "{errors}"
         '<output aria-live="polite">1.0×</output></div>'
     )
     return (
         "<section><h2>Pictures side by side</h2><p>Zoom with the wheel, two fingers, the buttons or + and −; move by "
-        "dragging or with the arrow keys: all pictures of a scene follow. Shown is the part that blur changed most.</p>"
-        + "".join(f'<div class="viewer">{title}{controls}{legend}{tiles}</div>' for title, tiles in groups)
+        "dragging or with the arrow keys: all pictures of a scene follow. Shown is the part that blur changed most, or "
+        f"without a sharp picture the one with most detail.{left_out}</p>"
+        + "".join(
+            f'<div class="viewer">{title}{controls.replace("{errors}", errors if compared else "")}'
+            f"{legend if compared else ''}{tiles}</div>"
+            for title, tiles, compared in groups
+        )
         + "</section>"
     )
 
 
 def _group(
     report: Mapping[str, Any], cells: Path, dataset: str, key: str, name: str, references: str
-) -> tuple[str, str] | None:
+) -> tuple[str, str, bool] | None:
+    """Title, pictures, and whether they are compared with a sharp one."""
     blurred, sharp = _read(cells / references / "blurred" / name), _read(cells / references / "sharp" / name)
-    if blurred is None or sharp is None:
+    without = dataset in report.get("without_truth", ())
+    if blurred is None or (sharp is None and not without):
         return None
-    listed: list[tuple[str, np.ndarray, float | None]] = []
+    listed: list[tuple[str, np.ndarray, str]] = []
     for row in report["rows"]:
         quality = row["quality"].get(dataset)
-        picture = _read(cells / quality["key"] / name) if quality else None
-        if picture is not None and picture.shape == sharp.shape:
-            psnr = next((image.get("psnr") for image in quality["images"] if image["image"] == key), None)
-            listed.append((row["name"], picture, psnr))
+        picture = _read(cells / quality["key"] / name) if quality and not row["random_weights"] else None
+        if picture is not None and picture.shape == blurred.shape:
+            image: dict[str, Any] = next((image for image in quality["images"] if image["image"] == key), {})
+            listed.append((row["name"], picture, _figures(image, without)))
     if not any(row["type"] == "blurred input" and dataset in row["quality"] for row in report["rows"]):
-        listed.insert(0, ("blurred input", blurred, None))
-    height, width = sharp.shape[:2]
+        listed.insert(0, ("blurred input", blurred, ""))
+    height, width = blurred.shape[:2]
     tiles = []
-    for label, picture, psnr in [*listed, ("sharp", sharp, None)]:
-        what = f"{label}, {psnr:.2f} dB" if is_finite(psnr) else label
-        is_sharp = picture is sharp
-        error = "" if is_sharp else (
+    for label, picture, figures in [*listed, *([] if sharp is None else [("sharp", sharp, "")])]:
+        what = f"{label}{figures}"
+        error = "" if sharp is None or picture is sharp else (
             f'<img class="error" alt="{escape(f"error map of {label}")}" src="{_jpeg(error_map(picture, sharp))}" '
             'draggable="false" hidden>'
         )  # fmt: skip
@@ -289,11 +335,19 @@ def _group(
             f'height="{height}" src="{_jpeg(picture)}" draggable="false">{error}</div>'
             f"<figcaption>{escape(what)}</figcaption></figure>"
         )
-    return f"<h3>{escape(dataset)}: {escape(key)}</h3>", f'<div class="tiles">{"".join(tiles)}</div>'
+    return f"<h3>{escape(dataset)}: {escape(key)}</h3>", f'<div class="tiles">{"".join(tiles)}</div>', sharp is not None
+
+
+def _figures(image: Mapping[str, Any], without_truth: bool) -> str:
+    """What stands beside a picture's name."""
+    if without_truth:
+        found = [(reporting.METRICS[name][0], image.get(name)) for name in reporting.NO_REFERENCE]
+        return "".join(f", {title} {value:.2f}" for title, value in found if is_finite(value))
+    return f", {image['psnr']:.2f} dB" if is_finite(image.get("psnr")) else ""
 
 
 def error_map(picture: np.ndarray, sharp: np.ndarray) -> np.ndarray:
-    """:func:`ifan_plugin.visual.error_map` as float RGB [H, W, 3] in [0, 1]; its arguments as there."""
+    """:func:`ifan_plugin.pictures.visual.error_map` as float RGB [H, W, 3] in [0, 1]; its arguments as there."""
     return coloured_error(picture, sharp).astype(np.float32) / 255
 
 
@@ -310,4 +364,4 @@ def _jpeg(picture: np.ndarray) -> str:
     pixels = np.ascontiguousarray(np.round(picture * 255).astype(np.uint8)[..., ::-1])
     done, encoded = cv2.imencode(".jpg", pixels, _JPEG)
     assert done
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"

@@ -19,6 +19,7 @@ class Point(NamedTuple):
     x: float
     y: float
     hollow: bool = False  # drawn as a ring
+    spread: float = 0.0  # half the length of a bar through it, in y
 
 
 class _Box(NamedTuple):
@@ -49,7 +50,7 @@ def scatter(
         An ``<svg>`` element; all text in it is escaped.
     """
     low, high = _decades(min(p.x for p in points), max(p.x for p in points))
-    values = [p.y for p in points] + ([line[1]] if line else [])
+    values = [p.y + sign * p.spread for p in points for sign in (-1, 1)] + ([line[1]] if line else [])
     ticks = nice_ticks(min(values), max(values))
     bottom, top = ticks[0], ticks[-1]
 
@@ -88,6 +89,11 @@ def scatter(
     for point, (x, y) in zip(points, places):
         title = escape(f"{point.name}: {point.x:.4g}, {point.y:.4g}")
         ring = ' class="ring"' if point.hollow else ""
+        if point.spread:
+            title += f" ± {point.spread:.2g}"
+            low_y, high_y = at_y(point.y - point.spread), at_y(point.y + point.spread)
+            ends = "".join(f"M{x - 4:.1f} {end:.1f}h8" for end in (low_y, high_y))
+            parts.append(f'<path class="axis" d="M{x:.1f} {low_y:.1f}V{high_y:.1f}{ends}"/>')
         parts.append(f'<circle{ring} cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{title}</title></circle>')
         parts.append(_placed(point.name, x, y, taken, "name"))
     return "".join([*parts, "</svg>"])

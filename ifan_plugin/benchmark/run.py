@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import platform
 import sys
 import traceback
@@ -17,18 +15,21 @@ from torch import nn
 from tqdm import tqdm
 
 from ifan_plugin.benchmark import models, quality
-from ifan_plugin.benchmark.cells import CellStore, dataset_stamp, number, without_infinity
+from ifan_plugin.benchmark.cells import CellStore, dataset_stamp, facts_below, number, without_infinity
+from ifan_plugin.benchmark.finished import FinishedPictures
 from ifan_plugin.benchmark.options import Benchmark, Model
-from ifan_plugin.benchmark.profile_process import profile_model
-from ifan_plugin.errors import UserError
-from ifan_plugin.machine import usable_cores
+from ifan_plugin.benchmark.profile_process import UnfinishedError, profile_model
+from ifan_plugin.benchmark.provenance import code_version
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.machine import memory_size, processor, usable_cores
 from ifan_plugin.metrics.protocols import protocol_named
-from ifan_plugin.options import nearest
+from ifan_plugin.options.schema import nearest
+from ifan_plugin.weights.building import has_random_weights
 
 Cell = dict[str, Any]
 
 
-def run(benchmark: Benchmark, out: Path, only: Sequence[Model], overwrite: bool = False) -> dict[str, Any]:
+def run(benchmark: Benchmark, out: Path, only: Sequence[Model], *, overwrite: bool = False) -> dict[str, Any]:
     """Run the cells that aren't finished.
 
     Args:
@@ -57,6 +58,7 @@ class _Run:
         self.ran = self.reused = 0
         self._built: tuple[Model, nn.Module | None] | None = None
         self._unbuildable: dict[str, UserError] = {}
+        self._unavailable: dict[str, str | None] = {}
 
     def run(self) -> dict[str, Any]:
         benchmark = self.benchmark
@@ -75,7 +77,7 @@ class _Run:
                 self._built = None
                 gc.collect()
                 torch.cuda.empty_cache()  # the profiling process needs the GPU's memory; without a GPU it does nothing
-                if benchmark.profile is not None and not model.is_blurred:
+                if benchmark.profile is not None and model.has_network:
                     bar.set_postfix_str(f"{model.name}: time and memory", refresh=True)
                     found["profile"][model.name] = self._profile(model)
                     _tell(bar, f"{model.name}: time and memory", found["profile"][model.name])
@@ -97,7 +99,8 @@ class _Run:
         keys = quality.keys_of(dataset)
         self.keys |= set(keys)
         shown = {key: quality.picture_name(keys.index(key)) for key in self.corners[name]}
-        self.references[name] = {"pictures": len(dataset), "folder": folder.name, "shown": shown}
+        facts = {"pictures": len(dataset), "folder": folder.name, "shown": shown}
+        self.references[name] = facts | {"truth": quality.has_truth(dataset)}
 
     def _notes(self) -> list[str]:
         """What was asked for and isn't there, though no cell fails of it."""
@@ -115,22 +118,50 @@ class _Run:
             fault = error
         key = self.store.quality_key(self.benchmark, model, options, stamp)
 
-        def measure() -> Cell:
+        def measure(metrics: Sequence[str]) -> Cell:
             if fault is not None:
                 raise fault
             benchmark = self.benchmark
             net = self._network(model)
             dataset = models.open_dataset(options, models.views_of(model, net), self.protocol)
             folder = self.store.pictures(key)
+            source = FinishedPictures(model, name, quality.keys_of(dataset)) if model.is_finished else net
             cell = quality.measure_quality(
-                net, dataset, self.protocol, benchmark.metrics, self.corners[name], folder, benchmark.device,
+                source, dataset, self.protocol, metrics, self.corners[name], folder, benchmark.device,
                 f"{model.name} on {name}",
             )  # fmt: skip
-            random = net is not None and models.has_random_weights(model, net)
+            random = net is not None and has_random_weights(model.path, net)
             parameters = 0 if net is None else sum(p.numel() for p in net.parameters())
-            return cell | {"random_weights": random, "parameters": parameters}
+            facts = {"code": code_version(), "checkpoint": models.file_digest(model.path)}
+            return cell | {"random_weights": random, "parameters": parameters, **facts}
 
-        return self._cell(key, model, measure, {"model": model.name, "dataset": name})
+        facts = {"model": model.name, "dataset": name}
+        done = None if self.overwrite and model in self.only else self.store.read(key)
+        asked = self.benchmark.metrics
+        if done is None:
+            return self._cell(key, model, lambda: measure(asked), facts)
+        missing = [metric for metric in asked if metric not in done["mean"] and self._why_not(metric) is None]
+        if not missing or model not in self.only:
+            self.reused += 1
+            return quality.of_metrics(done, asked, self._why_not) | {"key": key, "reused": True}
+        return self._more_metrics(key, done, lambda: measure(missing))
+
+    def _more_metrics(self, key: str, done: Cell, measure: Callable[[], Cell]) -> Cell:
+        """A finished cell with metrics that it lacks; they need the network's results once more, the others stay."""
+        self.ran += 1
+        try:
+            cell = quality.merged(done, measure())
+        except Exception as error:  # noqa: BLE001 - what is finished stays in its file
+            return {**done, "status": "failed", "error": _one_line(error), "traceback": _traceback(error), "key": key}
+        self.store.write(key, cell)
+        return quality.of_metrics(without_infinity(cell), self.benchmark.metrics, self._why_not) | {"key": key}
+
+    def _why_not(self, metric: str) -> str | None:
+        """Why a metric can't be had here, found on a small picture; None where it can."""
+        if metric not in self._unavailable:
+            picture = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0)).to(self.benchmark.device)
+            self._unavailable[metric] = quality.unavailable(self.protocol, picture, metric)
+        return self._unavailable[metric]
 
     def _stamp(self, model: Model, options: dict[str, Any]) -> list[Any]:
         """Tells the files that this model's input is read from."""
@@ -138,24 +169,26 @@ class _Run:
         place = options["name"], views
         if place not in self.stamps:
             self.stamps[place] = dataset_stamp(models.open_dataset(options, views, self.protocol), options)
+        if model.is_finished:
+            return [*self.stamps[place], facts_below(model.path)]
         return self.stamps[place]
 
     def _profile(self, model: Model) -> Cell:
-        benchmark = self.benchmark
-        assert benchmark.profile is not None
+        benchmark, profile = self.benchmark, self.benchmark.profile
+        assert profile is not None
         key = self.store.profile_key(benchmark, model, machine())
 
         def measure() -> Cell:
             if model.name in self._unbuildable:  # a process of its own would find the same, only later
                 raise self._unbuildable[model.name]
-            return profile_model(model, benchmark.profile, benchmark.device, benchmark.seed, benchmark.plugins)
+            return profile_model(model, profile, benchmark.device, benchmark.seed, benchmark.plugins)
 
         return self._cell(key, model, measure, {"model": model.name})
 
     def _network(self, model: Model) -> nn.Module | None:
         if self._built is None or self._built[0] is not model:
             try:
-                net = None if model.is_blurred else models.build(model, self.benchmark.seed)
+                net = models.build(model, self.benchmark.seed) if model.has_network else None
             except UserError as error:
                 self._unbuildable[model.name] = error
                 raise
@@ -166,7 +199,7 @@ class _Run:
         """A finished cell from its file, or a new one; a failure becomes a cell as well."""
         may_run = model in self.only
         done = None if self.overwrite and may_run else self.store.read(key)
-        if done is not None and not (may_run and self._lacks_metric(done)):
+        if done is not None:
             self.reused += 1
             return done | {"key": key, "reused": True}
         if not may_run:
@@ -175,13 +208,10 @@ class _Run:
         try:
             cell = {"status": "done", **facts, **measure()}
         except Exception as error:  # noqa: BLE001 - the others go on; the file keeps the traceback
+            facts |= error.counts if isinstance(error, UnfinishedError) else {}
             cell = {"status": "failed", **facts, "error": _one_line(error), "traceback": _traceback(error)}
         self.store.write(key, cell)
         return without_infinity(cell) | {"key": key}  # as it will be read from its file
-
-    def _lacks_metric(self, cell: Cell) -> bool:
-        """Whether a metric couldn't be had then and may be now; one that the protocol doesn't have never can."""
-        return any(metric in self.protocol.better for metric in cell.get("unavailable", {}))
 
 
 def _one_line(error: Exception) -> str:
@@ -213,22 +243,7 @@ def machine() -> dict[str, Any]:
     cores = usable_cores()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "processor": _processor(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu,
-        "memory_bytes": _memory(), "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu,
+        "memory_bytes": memory_size(), "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(), "torch": torch.__version__,
     }  # fmt: skip
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):  # other systems than Linux
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -7,76 +7,61 @@ import logging
 import os
 import sys
 
-from ifan_plugin import __version__
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import nearest
+from ifan_plugin.options import commands
 
 VERBS = {
     "train": "train a network in BasicSR's loop, from an option file",
     "test": "test a network in BasicSR's loop, from an option file",
+    "mm": "train and test on mmengine's Runner, from a config",
     "deblur": "restore photographs: files, folders, camera raw",
     "demo": "a local web page: restore a picture and look at the kernels that the network predicted",
     "lmdb": "make and check LMDBs of pictures, and look at them",
     "simulate": "make a dual-pixel data set from sharp pictures and depth",
-    "dataset": "show what the network eats: a contact sheet of a data set's samples",
+    "dataset": "show what the network is given: a contact sheet of a data set's samples",
     "benchmark": "measure models on test sets: quality, operations, time, memory; one report",
     "export": "write a network as ONNX or torch.export program, checked against the original",
     "convert": "turn IFAN's checkpoints into safetensors, or to and from the authors' keys",
-    "doctor": "show versions, devices, operator backends and hosts found",
+    "recipes": "list the option files that ship with the package, or copy one",
+    "doctor": "show versions, devices, operator backends and frameworks found",
 }
 """Verb -> what it does; ``ifan_plugin.cli.<verb>`` has ``main(argv) -> exit status``."""
+
+
+_RESTORING = ("deblur", "demo")
+_SPIN = "10000"
+"""How long OpenMP's threads spin before they sleep, in these commands; it must be set before torch is loaded. Beside
+another job a restoration is three to four times as fast with it, alone as fast as without (docs/benchmarks/waiting.md).
+Training's short steps are slower with it."""
 
 
 def _help() -> str:
     lines = [f"  {verb:<10}{what}" for verb, what in VERBS.items()]
     return "\n".join(
         [
-            "usage: basicsr VERB [arguments]",
+            "usage: basicsr COMMAND [arguments]",
             "",
             "Defocus deblurring with IFAN, and any network of BasicSR, in BasicSR's own loops.",
             "",
-            "verbs:",
+            "commands:",
             *lines,
             "",
             "examples:",
             "  basicsr simulate --preset quickstart --out datasets/quickstart",
             "  basicsr train -opt options/train_IFAN_quickstart.yml",
-            "  basicsr VERB --help",
+            "  basicsr COMMAND --help",
             "",
         ]
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0 done, 2 invalid input (one line on stderr), 130 interrupted."""
+    """Run one verb. Returns the exit status, as :func:`ifan_plugin.options.commands.run` does."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        (sys.stdout if argv else sys.stderr).write(_help())
-        return 0 if argv else 2
-    if argv[0] in ("-V", "--version"):
-        sys.stdout.write(f"ifan_plugin {__version__}\n")
-        return 0
-    verb = argv[0]
-    if verb not in VERBS:
-        sys.stderr.write(f"basicsr: unknown verb '{verb}'; {nearest(verb, VERBS)}\n")
-        return 2
-    try:
-        return importlib.import_module(f"ifan_plugin.cli.{verb}").main(argv[1:])
-    except UserError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("basicsr: interrupted\n")
-        return 130
-    except BrokenPipeError:  # somebody closed our output (… | head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return commands.run(argv, "basicsr", VERBS, _help(), _start, lambda: logging.getLogger("basicsr").handlers)
 
 
-def _fail(message: str) -> int:
-    message = " ".join(message.split())
-    prefix = "" if message.startswith("basicsr ") else "basicsr: "
-    sys.stderr.write(f"{prefix}{message}\n")
-    for handler in logging.getLogger("basicsr").handlers:  # a run's log file should say why it ended
-        if isinstance(handler, logging.FileHandler):
-            handler.emit(logging.makeLogRecord({"levelname": "ERROR", "levelno": logging.ERROR, "msg": message}))
-    return 2
+def _start(verb: str, arguments: list[str]) -> int:
+    if verb in _RESTORING and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPIN
+    status: int = importlib.import_module(f"ifan_plugin.cli.{verb}").main(arguments)
+    return status

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ifan_plugin.cli.arguments import Parser
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.options.arguments import Parser
 
 FORMATS = ("ifan_plugin", "safetensors", "official", "mmengine")  # conversion.FORMATS, without loading torch for --help
 
@@ -28,7 +28,7 @@ what a run with EMAHook has averaged.
 
 examples:
   basicsr convert IFAN.pytorch IFAN.safetensors
-  basicsr convert experiments/IFAN_DPDD/models/net_g_latest.pth IFAN.safetensors --param-key params_ema
+  basicsr convert experiments/IFAN_DPDD/models/net_g_latest.pth IFAN.safetensors
   basicsr convert net_g_latest.pth IFAN_mine.pytorch --reblurring net_r_latest.pth
   basicsr convert IFAN_training.pytorch net_g.pth --reblurring net_r.pth
   basicsr convert net_g_latest.pth runner.pth --to mmengine --reblurring net_r_latest.pth
@@ -46,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--param-key",
         choices=("params", "params_ema", "both"),
-        default="params",
-        help="which parameters of IN: the last (default), the averaged ones, or both (ifan_plugin and mmengine only)",
+        help="which parameters of IN: the averaged ones (params_ema, default where IN has them), the last ones "
+        "(params), or both (ifan_plugin and mmengine only)",
     )
     parser.add_argument(
         "--reblurring",
@@ -77,12 +77,15 @@ def main(argv: list[str]) -> int:
     """
     args = build_parser().parse_args(argv)
     # After parsing, so that --help and slips are answered at once.
-    from ifan_plugin import conversion
     from ifan_plugin.archs.reblur_arch import ReblurNet
+    from ifan_plugin.weights import conversion
+    from ifan_plugin.zoo import located
+
+    args.input = Path(located(str(args.input)))
 
     def writable(path: Path, kind: str | None) -> str:
         kind = kind or conversion.kind_of(path)
-        conversion.require_writable(path, kind, args.overwrite)
+        conversion.require_writable(path, kind, overwrite=args.overwrite)
         return kind
 
     kind = writable(args.output, args.to)
@@ -116,7 +119,7 @@ def main(argv: list[str]) -> int:
     lines += _remarks(weights.hyper_parameters, kind)
 
     joint = kind in conversion.JOINT
-    conversion.write_weights(args.output, kind, weights, reblurring if joint else None, args.overwrite)
+    conversion.write_weights(args.output, kind, weights, reblurring if joint else None, overwrite=args.overwrite)
     lines.append(f"written to {args.output} ({kind})")
     if reblurring is not None and not joint:
         conversion.write_weights(args.reblurring, reblurring_kind, reblurring, overwrite=args.overwrite)

@@ -1,4 +1,4 @@
-"""``basicsr dataset show``: a picture of what the network will eat."""
+"""``basicsr dataset show``: a picture of what the network is given."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ifan_plugin.cli.arguments import Parser
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import nearest
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.options.arguments import OPT_HELP, PLUGIN_HELP, Parser
+from ifan_plugin.options.recipes import option_path
+from ifan_plugin.options.schema import nearest
 
 _DESCRIPTION = """\
 Build a data set exactly as 'basicsr train' or 'basicsr test' would, and write a contact sheet of its samples after
@@ -29,7 +30,7 @@ ACTIONS = ("show",)
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``basicsr dataset show``; its errors are :class:`UserError`."""
     parser = Parser(prog="basicsr dataset show", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("-opt", required=True, type=Path, metavar="FILE.yml", help="option file")
+    parser.add_argument("-opt", required=True, type=option_path, metavar="FILE.yml", help=OPT_HELP)
     parser.add_argument(
         "--phase", metavar="NAME", help="train, val, test, val_1, …, or a data set's name (default: train)"
     )
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="seed of the draws (default: the file's manual_seed)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing sheet")
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN_HELP)
     parser.add_argument(
         "--force_yml", nargs="+", default=[], metavar="KEY:SUBKEY=VALUE", help="override values of the option file"
     )
@@ -58,11 +60,16 @@ def main(argv: list[str]) -> int:
         raise UserError(f"basicsr dataset: {said}; {nearest(argv[0] if argv else '', ACTIONS)}")
     args = build_parser().parse_args(argv[1:])
     # After parsing, so that --help and slips are answered at once.
-    from ifan_plugin import option_file, plugins
-    from ifan_plugin.data.show import show_dataset
+    from ifan_plugin.host.registry import load_plugins
+    from ifan_plugin.options import file as option_file
+    from ifan_plugin.options import kinds
+    from ifan_plugin.pictures.data_sheet import show_dataset
 
     options = option_file.read_with_overrides(args.opt, args.force_yml)
-    plugins.load_plugins(options.get("plugins"), str(args.opt))
-    shown = show_dataset(options, args.opt.name, args.out, args.phase, args.count, args.seed, overwrite=args.overwrite)
+    kinds.require_kind(options, args.opt, kinds.BASICSR)
+    load_plugins(options.get("plugins"), str(args.opt), args.plugin)
+    shown = show_dataset(
+        options, Path(args.opt).name, args.out, args.phase, args.count, args.seed, overwrite=args.overwrite
+    )
     sys.stdout.write("\n".join([*shown.lines, f"written to {shown.path}"]) + "\n")
     return 0

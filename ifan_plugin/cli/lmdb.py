@@ -7,16 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ifan_plugin.cli.arguments import Parser
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import nearest
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.options.arguments import Parser
+from ifan_plugin.options.schema import nearest
 
 _LAYOUTS = ("dpdd", "restormer", "realdof", "pixeldp", "cuhk", "folder", "folders")
 _ROLES = ("center", "left", "right", "target")
 _STATUS = "exit status: 0 done, 2 invalid input (one line says what), 1 a fault of the program."
 
 _EXAMPLES = f"""\
-verbs:
+commands:
   create    make databases from a data set's folders, whole pictures or patches
   verify    check databases: keys, counts, checksums, every picture decoded
   show      write a contact sheet of what is in a database
@@ -24,7 +24,7 @@ verbs:
 examples:
   basicsr lmdb create --layout dpdd --root datasets/DPDD --out datasets/DPDD_lmdb --encoding raw
   basicsr lmdb verify datasets/DPDD_lmdb
-  basicsr lmdb VERB --help
+  basicsr lmdb COMMAND --help
 
 {_STATUS}"""
 
@@ -36,7 +36,8 @@ them (encoding png) with 'io_backend: {type: lmdb}'."""
 _CREATE_EXAMPLES = f"""\
 layouts: dpdd, restormer (its patches or pictures), realdof, pixeldp, cuhk: as these sets are published, below --root;
   folder: one flat --root of pictures; folders: a folder a role, given by --center, --left, --right, --target.
-  Scenes pair by sorted order, not by name, and keys are named after the centre view's files.
+  Pictures pair by what their names say (DPDD's by order, its numbers differ by one), and keys are named after the
+  centre view's files.
 
 A run that is killed goes on where it stopped when the same command is given again. A database takes its place only
 when it is whole. Databases that are there, made alike from the same files, are left alone.
@@ -76,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
     )
     parser.add_argument("verb", metavar="create|verify|show")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see basicsr lmdb VERB --help")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see basicsr lmdb COMMAND --help")
     return parser
 
 
@@ -97,6 +98,12 @@ def create_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=_ROLES[:3],
         help="views to take (default: all that are there); sharp pictures come along where there are some",
+    )
+    what.add_argument(
+        "--pairing",
+        choices=["auto", "order"],
+        default="auto",
+        help="auto: by the names (default); order: the n-th picture of each folder, whatever the names say",
     )
     store = parser.add_argument_group("databases")
     store.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the databases")
@@ -177,7 +184,7 @@ def main(argv: list[str]) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {"create": _create, "verify": _verify, "show": _show}
     args = build_parser().parse_args(argv)
     if args.verb not in verbs:
-        raise UserError(f"basicsr lmdb: unknown verb '{args.verb}'; {nearest(args.verb, verbs)}")
+        raise UserError(f"basicsr lmdb: unknown command '{args.verb}'; {nearest(args.verb, verbs)}")
     return verbs[args.verb](args.arguments)
 
 
@@ -186,10 +193,10 @@ def _create(argv: list[str]) -> int:
     folders = {role: getattr(args, role) for role in _ROLES if getattr(args, role) is not None}
     _check_combination(args, folders)
     # After parsing, so that --help and slips are answered at once.
-    from ifan_plugin.data.lmdb_create import create
-    from ifan_plugin.data.patches import CenterCrop, Patches
+    from ifan_plugin.data.lmdb.create import create
+    from ifan_plugin.data.lmdb.patches import CenterCrop, Cut, Patches
 
-    cut = CenterCrop(args.center_crop) if args.center_crop is not None else None
+    cut: Cut = CenterCrop(args.center_crop) if args.center_crop is not None else None
     if args.patch_size is not None:
         stride = max(1, args.patch_size * 2 // 5) if args.stride is None else args.stride
         cut = Patches(args.patch_size, stride, 0.3 if args.drop is None else args.drop)
@@ -207,6 +214,7 @@ def _create(argv: list[str]) -> int:
         workers=args.workers,
         overwrite=args.overwrite,
         progress=True,
+        pairing=args.pairing,
     )
     sys.stdout.write(f"{report}\n")
     return 0
@@ -235,7 +243,7 @@ def _check_combination(args: argparse.Namespace, folders: dict[str, Path]) -> No
 
 def _verify(argv: list[str]) -> int:
     args = verify_parser().parse_args(argv)
-    from ifan_plugin.data.lmdb_verify import verify
+    from ifan_plugin.data.lmdb.verify import verify
 
     verdicts = verify(args.paths, args.workers, progress=True)
     for verdict in verdicts:
@@ -245,8 +253,8 @@ def _verify(argv: list[str]) -> int:
 
 def _show(argv: list[str]) -> int:
     args = show_parser().parse_args(argv)
-    from ifan_plugin.data.show import show_lmdb
+    from ifan_plugin.pictures.data_sheet import show_lmdb
 
-    sheet = show_lmdb(args.path, args.out, args.count, args.seed, args.overwrite)
+    sheet = show_lmdb(args.path, args.out, args.count, args.seed, overwrite=args.overwrite)
     sys.stdout.write(f"written to {sheet}\n")
     return 0

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ifan_plugin.cli.arguments import Parser
-from ifan_plugin.errors import UserError
-from ifan_plugin.machine import usable_cores
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.machine import usable_cores
+from ifan_plugin.common.words import counted
+from ifan_plugin.options.arguments import Parser
+from ifan_plugin.simulation.presets import OPTICS_NAMES
+from ifan_plugin.simulation.sensor import SENSOR_PRESETS
+
+if TYPE_CHECKING:
+    from ifan_plugin.simulation.data_set import Scene
+    from ifan_plugin.simulation.depth_pictures import FolderOptions
 
 _DESCRIPTION = """\
 Simulate what a dual-pixel camera with a large aperture sees of a scene, from a sharp picture and its depth:
-the left and the right view, and the centre view that they add up to. The optics are those of Abuolaim et al.,
-ICCV 2021, added up in linear light, with the blur of near things spreading over what is behind them."""
+the left and the right view, and the centre view that they add up to. A thin lens and the split of the views
+as real cameras have it, added up in linear light, with the blur of near things spreading over what is behind
+them. Pictures without depth get an invented one (--depth-kind invented)."""
 
 _EPILOG = """\
 writes, for each split (16-bit RGB PNG, one name a scene):
   DIR/{split}_c/source  blurred    DIR/{split}_l/source  left view
   DIR/{split}_c/target  sharp      DIR/{split}_r/source  right view
   DIR/{split}_coc       with --save-coc: signed circle of confusion, 16-bit grey,
-                        stored value = round(256 * pixels) + 32768; negative in front of the focus plane
+                        (the blur's diameter), stored value = round(256 * pixels) + 32768; negative in
+                        front of the focus plane
 
-(left + right) / 2 = centre holds exactly in linear light, and within 2.3/65535 of it in the 16-bit files.
+(left + right) / 2 = centre holds exactly in linear light, and within 2.3/65535 of it in the 16-bit files
+(not with a tone curve or JPEG). With --split all, --sharp and --depth hold a folder for each split.
 The same seed gives the same files, with any number of workers. A run that fails leaves DIR as it was.
 
 examples:
   basicsr simulate --preset quickstart --out data/quickstart
   basicsr simulate --sharp pictures --depth depth --out data/mine --split train --f-number 2
   basicsr simulate --sharp pictures --depth depth_mm --depth-scale 0.001 --out data/mine --split val
+  basicsr simulate --sharp photographs --depth-kind invented --optics random --sensor phone --out data/mine
+  basicsr simulate --sharp pictures --depth depth --out data/mine --split all   (pictures/train, pictures/val, ...)
   basicsr simulate --sharp pictures --depth disparity --depth-kind disparity --focal-px 994.978 \\
       --baseline-m 0.193001 --doffs 31.086 --f-number 2.2 --focus-distance 2.4 --out data/mine --split test
 
@@ -45,7 +59,9 @@ _FOLDER_FLAGS = {
     "f_number": "f_number",
     "focus_distance": "focus_distance_m",
     "pixel_pitch": "pixel_pitch_um",
+    "optics": "optics",
 }
+_SENSOR_FLAGS = ("highlights", "iso", "mosaic", "tone", "jpeg")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,13 +83,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--depth",
         type=Path,
         metavar="DIR",
-        help="folder of their depth, same stems: .npy, .npz (one array), 16-bit grey .png, .pfm; unknown "
+        help="folder of their depth, named alike: .npy, .npz (one array), 16-bit grey .png, .pfm; unknown "
         "is NaN or inf, or 0 where whole numbers are stored",
     )
-    what.add_argument("--split", choices=["train", "val", "test"], help="split to write (default: train)")
+    what.add_argument(
+        "--split",
+        choices=["train", "val", "test", "all"],
+        help="split to write (default: train); all: each that has a folder of its name in --sharp, in one call",
+    )
+
+    what.add_argument(
+        "--pairing",
+        choices=["auto", "order"],
+        help="auto: depth pairs with pictures by the names (default); order: the n-th of each, whatever the names say",
+    )
 
     depth = parser.add_argument_group("depth (with --depth)")
-    depth.add_argument("--depth-kind", choices=["depth", "disparity"], help="what is stored (default: depth)")
+    depth.add_argument(
+        "--depth-kind",
+        choices=["depth", "disparity", "invented"],
+        help="what is stored (default: depth); invented: nothing; planes, slopes, segments of the picture and "
+        "cut-outs in front are made up, which is what photographs without depth need",
+    )
     depth.add_argument(
         "--depth-scale",
         type=float,
@@ -108,6 +139,33 @@ def build_parser() -> argparse.ArgumentParser:
         "disparity, focal length / focal-px)",
     )
 
+    camera.add_argument(
+        "--optics",
+        choices=OPTICS_NAMES,
+        help="form of the blur: thin_lens, an ideal lens with the views' overlap as measured (default); pixel4, "
+        "canon_rf50: measured all over the picture, with aberrations; random: drawn for each picture around those; "
+        "abuolaim: the convention of Abuolaim et al., ICCV 2021, whose blur is twice as wide as a camera's and whose "
+        "views lie further apart, for people who compare with it",
+    )
+
+    sensor = parser.add_argument_group("light and sensor (with --depth; the sharp pictures stay clean)")
+    sensor.add_argument(
+        "--sensor",
+        choices=list(SENSOR_PRESETS),
+        help="what the following are where they aren't given: none (default), a camera at ISO 400, a phone at ISO 3200",
+    )
+    sensor.add_argument(
+        "--highlights", type=float, metavar="X", help="what is clipped was X times brighter than white before the blur"
+    )
+    sensor.add_argument(
+        "--noise", dest="iso", type=float, metavar="ISO", help="shot and read noise at this sensitivity; 0: none"
+    )
+    sensor.add_argument(
+        "--mosaic", action="store_true", default=None, help="one colour a pixel (Bayer), the others interpolated"
+    )
+    sensor.add_argument("--tone", type=float, metavar="X", help="contrast of the tone curve over sRGB's, 0 to 0.8")
+    sensor.add_argument("--jpeg", type=int, metavar="Q", help="JPEG's quality, 1 to 100, before the files are written")
+
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
     run.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
@@ -126,15 +184,19 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     _check_combination(args)
     # After parsing, so that --help and slips are answered at once.
-    from ifan_plugin.data import depth_pictures, quickstart_data, simulated_set
+    from ifan_plugin.simulation import data_set as simulated_set
+    from ifan_plugin.simulation import depth_pictures
+    from ifan_plugin.simulation import quickstart as quickstart_data
 
     if args.preset:
         scenes = quickstart_data.quickstart_scenes(args.seed)
     else:
         given = {field: getattr(args, flag) for flag, field in _FOLDER_FLAGS.items()}
         given = {field: value for field, value in given.items() if value is not None}
-        options = depth_pictures.FolderOptions(**given, seed=args.seed)
-        scenes = depth_pictures.folder_scenes(args.sharp, args.depth, args.split or "train", options)
+        own = {name: getattr(args, name) for name in _SENSOR_FLAGS if getattr(args, name) is not None}
+        light = replace(SENSOR_PRESETS[args.sensor or "none"], **own)
+        options = depth_pictures.FolderOptions(**given, light=light, seed=args.seed)
+        scenes = _folder_scenes(args, options)
     reports = simulated_set.write_set(
         scenes,
         args.out,
@@ -149,17 +211,50 @@ def main(argv: list[str]) -> int:
 
 def _check_combination(args: argparse.Namespace) -> None:
     if args.preset:
-        for name in ("sharp", "depth", "split", *_FOLDER_FLAGS):
+        for name in ("sharp", "depth", "split", "pairing", *_FOLDER_FLAGS, "sensor", *_SENSOR_FLAGS):
             if getattr(args, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
+                flag = "--noise" if name == "iso" else f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag}: can't be combined with --preset, which brings its own scenes; leave one out")
-    elif args.sharp is None or args.depth is None:
+    elif args.depth_kind == "invented" and args.depth is not None:
+        raise UserError("--depth: isn't used with --depth-kind invented; leave one out")
+    elif args.sharp is None or (args.depth is None and args.depth_kind != "invented"):
         missing = "--sharp" if args.sharp is None else "--depth"
-        raise UserError(f"{missing}: missing; give --preset quickstart, or both --sharp DIR and --depth DIR")
+        raise UserError(
+            f"{missing}: missing; give --preset quickstart, or both --sharp DIR and --depth DIR; photographs "
+            "without depth: --sharp DIR --depth-kind invented"
+        )
     elif args.depth_kind != "disparity":
         for name in ("focal_px", "baseline_m", "doffs"):
             if getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')}: is only used with --depth-kind disparity")
+
+
+def _folder_scenes(args: argparse.Namespace, options: FolderOptions) -> list[Scene]:
+    from ifan_plugin.simulation import depth_pictures
+    from ifan_plugin.simulation.data_set import SPLITS
+
+    if args.split != "all":
+        split = args.split or "train"
+        scenes, rule = depth_pictures.folder_scenes(args.sharp, args.depth, split, options, args.pairing or "auto")
+        _say_rule(split, scenes, rule)
+        return scenes
+    splits = [split for split in SPLITS if (args.sharp / split).is_dir()]
+    if not splits:
+        raise UserError(
+            f"{args.sharp}: no folder {', '.join(SPLITS[:-1])} or {SPLITS[-1]}; --split all takes one a split"
+        )
+    scenes = []
+    for split in splits:
+        depth = None if args.depth is None else args.depth / split
+        found, rule = depth_pictures.folder_scenes(args.sharp / split, depth, split, options, args.pairing or "auto")
+        _say_rule(split, found, rule)
+        scenes += found
+    return scenes
+
+
+def _say_rule(split: str, scenes: list[Scene], rule: str) -> None:
+    if rule:
+        sys.stderr.write(f"{split}: {counted(len(scenes), 'picture')} with depth, paired {rule}.\n")
 
 
 def _summary(reports: list, out: Path) -> str:
@@ -168,12 +263,13 @@ def _summary(reports: list, out: Path) -> str:
     for split in dict.fromkeys(report.split for report in reports):
         rows = [report for report in reports if report.split == split]
         mean = sum(row.psnr_db for row in rows) / len(rows)
-        lines.append(f"{split}: {len(rows)} scenes, blurred pictures at {mean:.2f} dB PSNR on average")
+        lines.append(f"{split}: {counted(len(rows), 'scene')}, blurred pictures at {mean:.2f} dB PSNR on average")
         if len(rows) <= 8:
             lines += [
                 f"  {row.name}: {row.width}x{row.height}, circle of confusion {row.coc_min:.1f} to "
                 f"{row.coc_max:.1f} px, {row.psnr_db:.2f} dB"
                 for row in rows
             ]
-    lines.append(f"written to {out}")
+    lines.append(f"written to {out}; an option file reads it by")
+    lines.append(f"  {{type: DualPixelDataset, dataroot: {out}, layout: dpdd, bit_depth: 16}}")
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import fft
 
 from ifan_plugin.conventional import psf
-from ifan_plugin.options import Option, check_value
+from ifan_plugin.options.schema import Option, check_value
 
 METHODS = ("hyper_laplacian", "wiener")
 
@@ -110,7 +110,8 @@ def deconvolve_by_map(
                     continue
                 if level not in steps:
                     steps[level] = _Deconvolution(ladder[level], shape, method, noise, (side, side))
-                restored = steps[level](tile)[(slice(None), *inner)].transpose(1, 2, 0)
+                part = (slice(None), *inner)
+                restored = steps[level](tile)[part].transpose(1, 2, 0)
                 result[rows, columns] += weight[..., None] * (restored - picture[rows, columns])
     return result
 

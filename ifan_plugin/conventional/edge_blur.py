@@ -66,7 +66,7 @@ def estimate(
     if len(ys) == 0:
         return EdgeBlur(sigma, confidence)
 
-    value = weight = None
+    value, weight = np.empty(0, np.float32), np.empty(0, np.float32)
     for level, (smoothing, reblur) in enumerate(SCALES):
         slope = _peak(_slope(luminance, smoothing), ys, xs, horizontal)
         again = _peak(_slope(luminance, float(np.hypot(smoothing, reblur))), ys, xs, horizontal)
@@ -96,8 +96,8 @@ def find_edges(luminance: np.ndarray) -> np.ndarray:
     noise = noise_level(luminance) / (np.sqrt(8 * np.pi) * _CANNY_SMOOTHING**2)
     least = max(_LEAST_SLOPE, _NOISE_FACTOR * noise)
     scale = 2000 / least  # Canny wants 16-bit integers
-    as_integers = [np.clip(np.rint(d * scale), -32000, 32000).astype(np.int16) for d in (dx, dy)]
-    return cv2.Canny(*as_integers, _LOW * 2000, _HIGH * 2000, L2gradient=True) > 0
+    across, down = (np.clip(np.rint(d * scale), -32000, 32000).astype(np.int16) for d in (dx, dy))
+    return cv2.Canny(across, down, _LOW * 2000, _HIGH * 2000, L2gradient=True) > 0
 
 
 def noise_level(luminance: np.ndarray) -> float:
@@ -118,7 +118,7 @@ def _gaussian_line(sigma: float) -> np.ndarray:
 def _derivatives(picture: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     """Along x and y, of the picture smoothed with a Gaussian; a ramp of slope 1 gives exactly 1."""
     line = _gaussian_line(smoothing)
-    position = np.arange(len(line)) - len(line) // 2
+    position = np.arange(len(line), dtype=np.float64) - len(line) // 2
     derivative = line * position
     derivative /= (derivative * position).sum()
     return (

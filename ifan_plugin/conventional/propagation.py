@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.sparse.linalg import cg
 
 from ifan_plugin.conventional.edge_blur import EdgeBlur
-from ifan_plugin.options import Option, check_value
+from ifan_plugin.options.schema import Option, check_value
 
 METHODS = ("guided", "matting")
 

@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option, check_value
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.options.schema import Option, check_value
 
 SHAPES = ("disk", "gaussian")
 _SUBPIXELS = 9  # samples a pixel and axis of the disk; odd, so that a pixel's centre is one of them

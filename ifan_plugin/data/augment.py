@@ -13,20 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ifan_plugin.data.color import srgb_from_linear
-from ifan_plugin.data.image_io import Region
-from ifan_plugin.data.resample import AreaAxis, area_axis, area_resample
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option, check_mapping
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.images.color import LUMA, srgb_from_linear
+from ifan_plugin.images.image_io import Region
+from ifan_plugin.images.resample import AreaAxis, area_axis, area_resample
+from ifan_plugin.options.schema import Option, check_mapping
 
 Images = Mapping[str, np.ndarray]
-
-LUMA = (0.2126, 0.7152, 0.0722)
-"""Weights of R, G and B in the luminance (Rec. 709)."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,33 @@ class AugmentConfig:
         return cls(patch_size=patch_size, **values)
 
 
-_PROBABILITY = {"kind": float, "minimum": 0.0, "maximum": 1.0}
+_PROBABILITY: dict[str, Any] = {"kind": float, "minimum": 0.0, "maximum": 1.0}
 
 AUGMENT_OPTIONS: dict[str, Option] = {
-    "noise_probability": Option(default=AugmentConfig.noise_probability, **_PROBABILITY),
-    "noise_sigma": Option(list, list(AugmentConfig.noise_sigma), items=float, minimum=0.0, maximum=1.0),
-    "grey_probability": Option(default=AugmentConfig.grey_probability, **_PROBABILITY),
-    "scale_probability": Option(default=AugmentConfig.scale_probability, **_PROBABILITY),
-    "scale_range": Option(list, list(AugmentConfig.scale_range), items=float, minimum=0.01, maximum=1.0),
-    "hflip_probability": Option(default=AugmentConfig.hflip_probability, **_PROBABILITY),
+    "noise_probability": Option(
+        default=AugmentConfig.noise_probability, **_PROBABILITY, help="of adding white noise to the views"
+    ),
+    "noise_sigma": Option(
+        list,
+        list(AugmentConfig.noise_sigma),
+        items=float,
+        minimum=0.0,
+        maximum=1.0,
+        help="[lower, upper] of its standard deviation, of values in [0, 1]",
+    ),
+    "grey_probability": Option(default=AugmentConfig.grey_probability, **_PROBABILITY, help="of making all grey"),
+    "scale_probability": Option(default=AugmentConfig.scale_probability, **_PROBABILITY, help="of shrinking"),
+    "scale_range": Option(
+        list,
+        list(AugmentConfig.scale_range),
+        items=float,
+        minimum=0.01,
+        maximum=1.0,
+        help="[lower, upper] of the factor",
+    ),
+    "hflip_probability": Option(
+        default=AugmentConfig.hflip_probability, **_PROBABILITY, help="of mirroring, which swaps left and right"
+    ),
 }
 """The keys of an option file's ``augment`` mapping; the patch size is the data set's own key."""
 
@@ -163,13 +178,13 @@ def apply_plan(images: Images, plan: Plan, cut: Cut, rng: np.random.Generator) -
     """
     for role, image in images.items():
         if image.shape != (cut.region.height, cut.region.width, 3):
-            raise ValueError(f"{role}: {image.shape} isn't the region's {cut.region.height}x{cut.region.width}")
+            raise ValueError(f"{role}: {image.shape} isn't the region's {cut.region.width}x{cut.region.height}")
     result = dict(images)
     if plan.sigma is not None:
         result = add_noise(result, plan.sigma, rng)
     if plan.grey:
         result = to_grey(result)
-    if cut.rows is not None:
+    if cut.rows is not None and cut.columns is not None:
         result = scale(result, cut.rows, cut.columns)
     if plan.flip:
         result = mirror(result)
@@ -184,13 +199,14 @@ def draw_plan(height: int, width: int, config: AugmentConfig, rng: np.random.Gen
     """
     patch = config.patch_size
     if min(height, width) < patch:
-        raise ValueError(f"picture of {height}x{width} is smaller than the patch of {patch}x{patch}")
+        raise ValueError(f"picture of {width}x{height} is smaller than the patch of {patch}x{patch}")
     noisy, sigma, grey, scaled, factor, top, left, flip = rng.random(8)
     size = (height, width)
     if scaled < config.scale_probability:
         # Truncation must not undercut the patch either, hence the outer max.
         factor = _between((max(config.scale_range[0], patch / min(size)), config.scale_range[1]), factor)
-        size = tuple(max(int(side * min(factor, 1.0)), patch) for side in size)
+        factor = min(factor, 1.0)
+        size = (max(int(height * factor), patch), max(int(width * factor), patch))
     return Plan(
         sigma=_between(config.noise_sigma, sigma) if noisy < config.noise_probability else None,
         grey=bool(grey < config.grey_probability),

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.augment import AugmentConfig, apply_plan, draw_plan
-from ifan_plugin.data.image_io import Region, to_planes
-from ifan_plugin.data.layouts import VIEWS, Scene
-from ifan_plugin.data.samples import check_common, stack_views
-from ifan_plugin.data.sources import SOURCE_LAYOUTS, PictureSource, default_split, open_source
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option
+from ifan_plugin.data.coc_files import check_coc_option, coc_files, cut_coc, read_coc
+from ifan_plugin.data.layouts import Scene
+from ifan_plugin.data.samples import COMMON_OPTIONS, augment_of, check_common, say_pairing, stack_views
+from ifan_plugin.data.set_options import LAYOUT_NAMES, check_sets, open_sets
+from ifan_plugin.images.image_io import Region, to_planes
+from ifan_plugin.options.schema import Option
 
 
 class DualPixelDataset(Dataset):
@@ -27,6 +28,7 @@ class DualPixelDataset(Dataset):
     - ``lq``: float32 [3 * len(views), H, W], RGB in [0, 1], the ``views`` stacked in the order given;
     - ``gt``: float32 [3, H, W], the sharp picture, where there is ground truth;
     - ``left``, ``right``: float32 [3, H, W], those named in ``aux_views``;
+    - ``coc``: float32 [1, H, W], with ``coc: true``: the signed circle of confusion in pixels, of simulated scenes;
     - ``lq_path``, ``gt_path``: str, files of the first view and (with ``gt`` only) of the sharp picture; for
       pictures in an LMDB ``…/center.lmdb/KEY.png``;
     - ``key``: str, the scene's name, for naming results.
@@ -46,6 +48,9 @@ class DualPixelDataset(Dataset):
     Layout ``lmdb`` reads ``dataroot/{split}/{center,left,right,target}.lmdb``, as ``basicsr lmdb create`` makes
     them, and gives the same samples, bit for bit, as the files they were made of.
 
+    ``more`` adds other sets, with layouts of their own, in training each with its ``weight``; ``folders`` (role ->
+    folder below ``dataroot``) serves for data that lie in no known layout.
+
     Args:
         opt: the option file's mapping of this data set: ``phase`` (train, val or test), ``name``, the keys in
             ``OPTIONS``, and whatever the host adds, which is left to the host.
@@ -53,6 +58,7 @@ class DualPixelDataset(Dataset):
     Attributes:
         opt: the mapping as given.
         scenes: list of :class:`ifan_plugin.data.layouts.Scene`.
+        pairing: by which rule the folders' pictures were paired, for people; empty where there is one folder.
         bit_depth: 8 or 16, the depth pictures are read at.
         rotate_back: quarter turns counter-clockwise (0 to 3) that turn a result back as its file was.
 
@@ -64,31 +70,35 @@ class DualPixelDataset(Dataset):
     draws_by_position = True  # the bridge needn't seed anything for it
 
     OPTIONS: ClassVar[dict[str, Option]] = {
-        "dataroot": Option(str, is_folder=True),
-        "layout": Option(str, "dpdd", choices=SOURCE_LAYOUTS),
-        "split": Option(str, None, choices=("train", "val", "test")),
-        "views": Option(list, ["center"], choices=VIEWS, items=str),
-        "aux_views": Option(list, [], choices=("left", "right"), items=str),
-        "bit_depth": Option(int, 8, choices=(8, 16)),
-        "patch_size": Option(int, 256, minimum=1),
-        "gt_size": Option(int, None, minimum=1),
-        "augment": Option((dict, bool), True),
-        "seed": Option(int, 0, minimum=0),
-        "crop_multiple": Option(int, 8, minimum=1),
-        "gt": Option(str, "auto", choices=("auto", "required", "none")),
-        "max_images": Option(int, None, minimum=1),
-        "check": Option(str, "headers", choices=("headers", "none")),
+        "dataroot": Option(str, is_folder=True, help="folder of the data set"),
+        "layout": Option(str, "dpdd", choices=LAYOUT_NAMES, help="how folders and files are arranged"),
+        "folders": Option(dict, None, help="in place of a layout: center, left, right, target and their folders"),
+        "weight": Option(int, 1, minimum=1, help="how often a scene comes in an epoch, beside those of more"),
+        "more": Option(list, None, items=dict, help="sets beside it: dataroot, layout, split, folders, weight"),
+        "split": Option(str, None, choices=("train", "val", "test"), help="which part; the phase's own"),
+        "coc": Option(bool, False, help="also the circle of confusion that simulate --save-coc wrote; for defocus_opt"),
+        "gt": Option(
+            str,
+            "auto",
+            choices=("auto", "required", "none"),
+            help="sharp pictures: used where there are some, demanded, or left out",
+        ),
+        "white_level": Option(int, None, minimum=255, maximum=65535, help="what is white in 16-bit files; 65535"),
+        **COMMON_OPTIONS,
     }
-    """This data set's own keys. ``split`` defaults to the phase (or the layout's only split); ``gt_size`` is
-    the host's name for ``patch_size``; ``gt: auto`` uses sharp pictures where there are some, and in training
-    requires them; ``max_images`` keeps the first scenes only; ``check: none`` skips reading every header at
-    start-up."""
+    """This data set's own keys. ``split`` defaults to the phase (or the layout's only split); ``gt_size`` is the
+    host's name for ``patch_size``; ``gt: auto`` uses sharp pictures where there are some, and in training requires
+    them; ``pairing: order`` pairs the n-th pictures of all folders, whatever their names say
+    (:mod:`ifan_plugin.images.pairing`); ``white_level: 4095`` scales 12-bit values in 16-bit files; ``max_images``
+    keeps the first scenes only; ``check: none`` skips reading every header at start-up; ``coc: true`` (training, layout
+    dpdd) reads ``{split}_coc``, which ``basicsr simulate --save-coc`` writes, for the loss ``defocus_opt``."""
 
     def __init__(self, opt: dict) -> None:
         self.opt = opt
         options = self.check_options(opt, _place(opt))
-        self._source = _open(options)
+        self._source = open_sets(options)
         self.scenes = self._source.scenes
+        self.pairing = self._source.pairing
         self.bit_depth: int = options["bit_depth"]
         self.rotate_back = -self._source.quarter_turns % 4
         self._views: tuple[str, ...] = tuple(options["views"])
@@ -97,10 +107,12 @@ class DualPixelDataset(Dataset):
         self._augment: AugmentConfig = options["augment"]
         self._seed: int = options["seed"]
         self._crop_multiple: int = options["crop_multiple"]
+        self._coc_files = coc_files(options["dataroot"], options["split"], self.scenes) if options["coc"] else None
         if options["check"] == "headers":
             self._source.check()
             for index in range(len(self)):
                 self._require_sizes(index, self._sizes(index))
+        say_pairing(self, self._source.note() if options["check"] == "headers" else None)
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -118,11 +130,13 @@ class DualPixelDataset(Dataset):
             UserError: see the class.
         """
         options = check_common(opt, cls.OPTIONS, where)
-        if options["split"] is None:
-            options["split"] = default_split(options["dataroot"], options["layout"], options["phase"])
+        check_sets(options, where)
         if options["phase"] == "train" and options["gt"] == "auto":
             options["gt"] = "required"  # a host's loss would miss it only much later
-        _open(options)
+        check_coc_option(options, where)
+        source = open_sets(options)
+        if options["coc"]:
+            coc_files(options["dataroot"], options["split"], source.scenes)
         return options
 
     def __len__(self) -> int:
@@ -143,14 +157,23 @@ class DualPixelDataset(Dataset):
         return np.rot90(image, self.rotate_back)
 
     def _patch(self, index: int) -> dict[str, np.ndarray]:
-        """A training sample's pictures, role -> float32 [3, patch_size, patch_size] in [0, 1]."""
+        """A training sample's pictures, role -> float32 [3, patch_size, patch_size] in [0, 1]; and ``coc``."""
         sizes = self._sizes(index)
         self._require_sizes(index, sizes)
         rng = np.random.default_rng([self._seed, getattr(index, "epoch", 0), getattr(index, "position", int(index))])
-        plan = draw_plan(*sizes[self._source.roles[0]], self._augment, rng)
+        plan = draw_plan(*sizes[self._source.roles[0]], augment_of(index, self._augment), rng)
         cut = plan.cut()
         images = {role: planes.transpose(1, 2, 0) for role, planes in self._read(index, cut.region).items()}
-        return {role: image.transpose(2, 0, 1) for role, image in apply_plan(images, plan, cut, rng).items()}
+        planes = {role: image.transpose(2, 0, 1) for role, image in apply_plan(images, plan, cut, rng).items()}
+        if self._coc_files is not None:
+            coc = read_coc(self._coc_files[index])
+            if coc.shape != plan.whole:
+                raise UserError(
+                    f"{self._coc_files[index]}: size {coc.shape[1]}x{coc.shape[0]} differs from {plan.whole[1]}x"
+                    f"{plan.whole[0]} of its scene's pictures"
+                )
+            planes["coc"] = cut_coc(coc, plan, cut)
+        return planes
 
     def _whole(self, index: int) -> dict[str, np.ndarray]:
         """The scene's pictures, role -> float32 [3, H, W] in [0, 1], cropped to the multiple."""
@@ -172,7 +195,7 @@ class DualPixelDataset(Dataset):
         }
         if scene.target is not None:
             sample.update(gt=tensors["target"], gt_path=str(scene.target))
-        return sample | {view: tensors[view] for view in self._aux_views}
+        return sample | {name: tensors[name] for name in (*self._aux_views, "coc") if name in tensors}
 
     def _sizes(self, index: int) -> dict[str, tuple[int, int]]:
         """role -> (height, width) of the scene's pictures, from their headers."""
@@ -184,7 +207,7 @@ class DualPixelDataset(Dataset):
         for role, (h, w) in sizes.items():
             if (h, w) != (height, width):
                 raise UserError(
-                    f"{self._source.name(index, role)}: size {h}x{w} differs from {height}x{width} of "
+                    f"{self._source.name(index, role)}: size {w}x{h} differs from {width}x{height} of "
                     f"{self._source.name(index, first)}; a scene's pictures must be equally large"
                 )
         need, why = self._crop_multiple, "crop_multiple"
@@ -192,16 +215,9 @@ class DualPixelDataset(Dataset):
             need, why = self._augment.patch_size, "patch_size"
         if min(height, width) < need:
             raise UserError(
-                f"{self._source.name(index, first)}: size {height}x{width} is too small; "
+                f"{self._source.name(index, first)}: size {width}x{height} is too small; "
                 f"valid: at least {need} each way ({why})"
             )
-
-
-def _open(options: Mapping[str, Any]) -> PictureSource:
-    return open_source(
-        options["dataroot"], options["layout"], options["split"], [*options["views"], *options["aux_views"]],
-        options["gt"], options["bit_depth"], options["max_images"],
-    )  # fmt: skip
 
 
 def _first(mapping: Mapping[str, Any]) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 
-from ifan_plugin.data.image_io import PICTURE_SUFFIXES
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import nearest
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.images.image_io import PICTURE_SUFFIXES
+from ifan_plugin.images.pairing import same_name
+from ifan_plugin.options.schema import nearest
 
 HEADER = ("scene", "label")
 """A first line with these names is passed over."""
@@ -55,6 +57,23 @@ def read_labels(path: str | Path) -> dict[str, str]:
     return labels
 
 
+def labels_of(labels: Mapping[str, str], scenes: Collection[str]) -> dict[str, str]:
+    """Scene -> label, for the scenes that have one: by its name, or whatever its case, Unicode form and padding of
+    numbers, where that leaves one."""
+    loosely: dict[Hashable, list[str]] = {}
+    for name in labels:
+        loosely.setdefault(same_name(name), []).append(name)
+    crowd = Counter(map(same_name, scenes))
+    found = {}
+    for scene in scenes:
+        alike = loosely.get(same_name(scene), [])
+        if scene in labels:
+            found[scene] = labels[scene]
+        elif len(alike) == 1 and crowd[same_name(scene)] == 1:
+            found[scene] = labels[alike[0]]
+    return found
+
+
 def check_labels(
     labels: Mapping[str, str], path: str | Path, name: str, used: Collection[str], known: Collection[str]
 ) -> None:
@@ -70,11 +89,13 @@ def check_labels(
     Raises:
         UserError: a scene that the data set hasn't, or one without a label.
     """
-    unknown = [scene for scene in labels if scene not in known]
+    loosely = {same_name(scene) for scene in known}
+    unknown = [scene for scene in labels if scene not in known and same_name(scene) not in loosely]
     if unknown:
         hint = nearest(unknown[0], sorted(known)[:200])
         raise UserError(f"{path}: data set '{name}' has no scene '{unknown[0]}'{_more(unknown)}; {hint}")
-    without = [scene for scene in used if scene not in labels]
+    have = labels_of(labels, known)
+    without = [scene for scene in used if scene not in have]
     if without:
         raise UserError(f"{path}: has no label for scene '{without[0]}'{_more(without)} of data set '{name}'")
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sized
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from ifan_plugin.data.progressive import Stages
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class EpochIndex(int):
@@ -21,19 +27,22 @@ class EpochIndex(int):
     Attributes:
         epoch: number of the epoch, from 0.
         position: unique within the epoch, also where an enlarged epoch shows a picture more than once.
+        patch_size: the side of its patch in pixels, where training is progressive; None: the data set's own.
     """
 
     epoch: int
     position: int
+    patch_size: int | None
 
-    def __new__(cls, index: int, epoch: int = 0, position: int | None = None) -> EpochIndex:
+    def __new__(cls, index: int, epoch: int = 0, position: int | None = None, patch_size: int | None = None) -> Self:
         self = super().__new__(cls, index)
         self.epoch = epoch
         self.position = int(index) if position is None else position
+        self.patch_size = patch_size
         return self
 
-    def __getnewargs__(self) -> tuple[int, int, int]:
-        return int(self), self.epoch, self.position
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return int(self), self.epoch, self.position, self.patch_size
 
 
 class ResumableSampler(Sampler):
@@ -61,6 +70,8 @@ class ResumableSampler(Sampler):
         self.set_batch_size(1, 1)
         self._resume: tuple[int, int] | None = None
         self._skipped = 0
+        self.stages: Stages | None = None
+        self.last_iteration = 0
 
     def set_batch_size(self, batch_size: int, batch_size_per_gpu: int) -> None:
         """Tell the batch this rank's loader makes, and the one the host counts an epoch's iterations with."""
@@ -79,6 +90,7 @@ class ResumableSampler(Sampler):
 
     def start_iteration(self, current_iter: int) -> None:
         """Note that the loop begins its iteration ``current_iter``: tells how far the epoch has come."""
+        self.last_iteration = current_iter
         if self._first_iter is None:
             self._first_iter = current_iter
 
@@ -119,6 +131,27 @@ class ResumableSampler(Sampler):
             wraps, slot = divmod(place, self.slots)  # an epoch that isn't whole batches goes on from its start
             position = order[slot] + wraps * self.slots
             yield EpochIndex(order[slot] % self.dataset_size, self.epoch, position)
+
+    def batches(self) -> Iterator[list[EpochIndex]]:
+        """One list an iteration: of each batch as many samples as its stage has, in patches of the stage's size.
+
+        The rest of a batch is passed over unread, so that an iteration's place in the data doesn't depend on stages.
+        """
+        if self.stages is None:
+            raise ValueError("there are no stages")
+        first, largest, indices = self._next_iteration(), max(self.stages.batch_sizes), iter(self)
+        for iteration in itertools.count(first):
+            batch = list(itertools.islice(indices, self.batch_size))
+            if not batch:
+                return
+            patch_size, count = self.stages.at(iteration)
+            kept = batch[: count * (self.batch_size // largest)]  # a process with several GPUs feeds all of them
+            for index in kept:
+                index.patch_size = patch_size
+            yield kept
+
+    def _next_iteration(self) -> int:
+        return self.last_iteration + 1
 
 
 def seed_everything(*key: int) -> None:

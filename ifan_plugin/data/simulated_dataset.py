@@ -4,41 +4,48 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.data import device_patches
 from ifan_plugin.data.augment import AugmentConfig, apply_plan, draw_plan
-from ifan_plugin.data.depth_pictures import FolderOptions, depth_size, paired_files, read_sharp_and_depth
-from ifan_plugin.data.image_io import read_header, require_rgb, to_float
+from ifan_plugin.data.coc_files import check_coc_option, cut_coc
+from ifan_plugin.data.device_patches import as_float
 from ifan_plugin.data.layouts import VIEWS
-from ifan_plugin.data.samples import check_common, stack_views
-from ifan_plugin.data.simulator import Camera, simulate_dual_pixel
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import Option
+from ifan_plugin.data.lenses import ABUOLAIM, Lens, draw_lens
+from ifan_plugin.data.samples import COMMON_OPTIONS, augment_of, check_common, say_pairing, stack_views
+from ifan_plugin.data.variants import Variants
+from ifan_plugin.images.image_io import has_alpha, read_header, require_opaque, require_rgb, to_float
+from ifan_plugin.options.schema import Option
+from ifan_plugin.simulation.depth import invent_depth
+from ifan_plugin.simulation.depth_pictures import FolderOptions, depth_size, paired_files, read_sharp_and_depth
+from ifan_plugin.simulation.optics import Optics
+from ifan_plugin.simulation.presets import OPTICS_NAMES
+from ifan_plugin.simulation.sensor import SENSOR_PRESETS
+from ifan_plugin.simulation.simulator import simulate_dual_pixel
 
-_CAMERA_STREAM = 1  # tells the camera's random numbers from those of the augmentation
-_POSITIVE = {"minimum": 1e-6}
-_RANGE = {"kind": (list, float), "items": float, **_POSITIVE}
+# Tell the random numbers of each part from those of the augmentation and of the lens (1, 2, 3), so that one doesn't
+# change what others draw.
+_DEPTH_STREAM, _NOISE_STREAM, _DETAIL_STREAM = 4, 5, 6
+_TRIALS = 10  # places for a patch with enough detail
+_POSITIVE: dict[str, Any] = {"minimum": 1e-6}
+_RANGE: dict[str, Any] = {"kind": (list, float), "items": float, **_POSITIVE}
+_ON_DEVICE = tuple(name for name in OPTICS_NAMES if name != "abuolaim")
 
 
 class SharpScene(NamedTuple):
-    """One scene: its name, its sharp picture and its depth."""
+    """One scene: its name, its sharp picture and its depth (None: invented)."""
 
     key: str
     sharp: Path
-    depth: Path
-
-
-class Lens(NamedTuple):
-    """A camera, and the shape of its blur: keyword arguments of :func:`ifan_plugin.data.simulator.psf`."""
-
-    camera: Camera
-    psf_shape: dict[str, float]
+    depth: Path | None
 
 
 class SimulatedDualPixelDataset(Dataset):
@@ -46,11 +53,16 @@ class SimulatedDualPixelDataset(Dataset):
 
     Samples are mappings as :class:`ifan_plugin.data.dual_pixel_dataset.DualPixelDataset` gives them (``lq``, ``gt``,
     ``left``, ``right``, ``lq_path``, ``gt_path``, ``key``; float32 [3 or 3 * len(views), H, W], RGB in [0, 1]); both
-    paths are the sharp picture's. The optics are those of ``basicsr simulate`` (:mod:`ifan_plugin.data.simulator`),
-    and what comes out is rounded as its files would be: a scene seen by the same camera gives the same sample.
+    paths are the sharp picture's. The optics are those of ``basicsr simulate``
+    (:mod:`ifan_plugin.simulation.simulator`), and what comes out is rounded as its files
+    would be: a scene seen by the same camera gives the same sample.
 
     In phase ``train`` each sample is seen by a camera of its own, drawn from (``seed``, epoch, position) like the
-    augmentation, and only what the patch needs is simulated. In ``val`` and ``test`` each scene has a fixed camera,
+    augmentation, and only what the patch needs is simulated. With ``on_device: true`` not even that: samples are sharp
+    patches, their circle of confusion and what was drawn, and the model blurs them where the network is
+    (:func:`ifan_plugin.data.device_patches.finish`), many times faster on a GPU.
+
+    In ``val`` and ``test`` each scene has a fixed camera,
     drawn from (``seed``, its name), and pictures are whole, cropped to a multiple of ``crop_multiple``: seconds a
     picture, so for large validation sets ``basicsr simulate`` beforehand is the better way.
 
@@ -61,6 +73,7 @@ class SimulatedDualPixelDataset(Dataset):
     Attributes:
         opt: the mapping as given.
         scenes: list of :class:`SharpScene`, in sorted order.
+        pairing: by which rule pictures and depth were paired, for people.
         bit_depth: 8 or 16, the depth samples are rounded to.
 
     Raises:
@@ -71,32 +84,55 @@ class SimulatedDualPixelDataset(Dataset):
     draws_by_position = True  # the bridge needn't seed anything for it
 
     OPTIONS: ClassVar[dict[str, Option]] = {
-        "dataroot_sharp": Option(str, is_folder=True),
-        "dataroot_depth": Option(str, is_folder=True),
-        "depth_kind": Option(str, "depth", choices=("depth", "disparity")),
-        "depth_scale": Option(float, 1.0, **_POSITIVE),
-        "focal_px": Option(float, None, **_POSITIVE),
-        "baseline_m": Option(float, None, **_POSITIVE),
-        "doffs_px": Option(float, 0.0),
-        "focal_length_mm": Option(default=[35.0, 70.0], **_RANGE),
-        "f_number": Option(default=[2.0, 8.0], **_RANGE),
-        "focus_distance_m": Option(default=None, **_RANGE),
-        "max_coc_px": Option(float, 20.0, minimum=0.1, maximum=90.0),
-        "pixel_pitch_um": Option(float, None, **_POSITIVE),
-        "psf_order": Option(default=[3, 6, 9], **_RANGE),
-        "psf_cutoff": Option(default=[2.0, 2.5], **_RANGE),
-        "psf_beta": Option(default=[0.1, 0.2], maximum=1.0, **_RANGE),
-        "layer_step": Option(float, 0.5, minimum=0.05),
-        "views": Option(list, ["center"], choices=VIEWS, items=str),
-        "aux_views": Option(list, [], choices=("left", "right"), items=str),
-        "bit_depth": Option(int, 8, choices=(8, 16)),
-        "patch_size": Option(int, 256, minimum=1),
-        "gt_size": Option(int, None, minimum=1),
-        "augment": Option((dict, bool), True),
-        "seed": Option(int, 0, minimum=0),
-        "crop_multiple": Option(int, 8, minimum=1),
-        "max_images": Option(int, None, minimum=1),
-        "check": Option(str, "headers", choices=("headers", "none")),
+        "dataroot_sharp": Option(str, is_folder=True, help="folder of sharp pictures"),
+        "dataroot_depth": Option(str, None, is_folder=True, help="folder of their depth"),
+        "depth_kind": Option(
+            str,
+            "depth",
+            choices=("depth", "disparity", "invented"),
+            help="what is stored: metres, disparity in pixels, or nothing",
+        ),
+        "depth_scale": Option(float, 1.0, **_POSITIVE, help="factor on what is stored"),
+        "focal_px": Option(float, None, **_POSITIVE, help="of the stereo pair that gave disparity, pixels"),
+        "baseline_m": Option(float, None, **_POSITIVE, help="of the stereo pair, metres"),
+        "doffs_px": Option(float, 0.0, help="disparity at infinity, pixels"),
+        "focal_length_mm": Option(
+            default=[35.0, 70.0], **_RANGE, help="of the lens, millimetres: a number or [lower, upper]"
+        ),
+        "f_number": Option(default=[2.0, 8.0], **_RANGE, help="a number or [lower, upper]"),
+        "focus_distance_m": Option(
+            default=None, **_RANGE, help="metres: a number or [lower, upper]; drawn from the depth"
+        ),
+        "max_coc_px": Option(
+            float, 30.0, minimum=0.1, maximum=90.0, help="largest circle of confusion; beyond it the aperture is closed"
+        ),
+        "pixel_pitch_um": Option(float, None, **_POSITIVE, help="micrometres from pixel to pixel"),
+        "camera": Option(str, "random", choices=OPTICS_NAMES, help="form of the blur"),
+        "sensor": Option(
+            str, "none", choices=(*SENSOR_PRESETS, "random"), help="highlights, noise, mosaic, tone curve, JPEG"
+        ),
+        "motion": Option(bool, False, help="sharp and blurred picture lie a little apart; training"),
+        "on_device": Option(bool, False, help="the model makes the blur; training"),
+        "sharp_share": Option(
+            float, 0.0, minimum=0.0, maximum=1.0, help="share of samples that aren't blurred at all; training"
+        ),
+        "min_detail": Option(
+            float,
+            0.0,
+            minimum=0.0,
+            help="least mean squared Laplacian of a patch, 8-bit grey: below it another place is tried; training",
+        ),
+        "variants": Option(
+            int, None, minimum=1, help="blur each picture so often, keep that and cut patches from it; training"
+        ),
+        "variant_size": Option(int, 192, minimum=8, help="side of each variant, pixels"),
+        "keep_in_memory": Option(bool, False, help="each worker keeps the pictures that it has read"),
+        "psf_order": Option(default=None, **_RANGE, help="of camera abuolaim's blur: picked of these"),
+        "psf_cutoff": Option(default=None, **_RANGE, help="of camera abuolaim's blur: picked of these"),
+        "psf_beta": Option(default=None, maximum=1.0, **_RANGE, help="of camera abuolaim's blur: picked of these"),
+        "layer_step": Option(float, 0.5, minimum=0.05, help="pixels of blur from one layer to the next"),
+        "coc": Option(bool, False, help="the circle of confusion, too; for defocus_opt; on_device always gives it"),
+        **COMMON_OPTIONS,
     }
     """This data set's own keys. ``dataroot_sharp`` and ``dataroot_depth`` are folders as ``basicsr simulate --sharp
     --depth`` takes them, and ``depth_kind`` to ``doffs_px`` say how depth is stored, as its flags do.
@@ -105,13 +141,38 @@ class SimulatedDualPixelDataset(Dataset):
     (uniformly in its inverse) are ``[lower, upper]`` or one number; without a focus distance one is drawn, uniformly
     in inverse depth, between the 5th and the 95th percentile of the scene's. Where the largest circle of confusion
     would exceed ``max_coc_px``, the aperture is closed until it doesn't. ``pixel_pitch_um`` as in ``basicsr
-    simulate``. One each of ``psf_order``, ``psf_cutoff``, ``psf_beta`` is picked a sample, ``layer_step`` is fixed:
-    see :mod:`ifan_plugin.data.simulator`. The others are those of DualPixelDataset."""
+    simulate``. ``layer_step`` is fixed: see :mod:`ifan_plugin.simulation.simulator`.
+
+    ``depth_kind: invented`` needs no ``dataroot_depth``: each sample has a depth made up for it, and cut-outs laid in
+    front (:mod:`ifan_plugin.simulation.depth`); its largest circle of confusion is drawn, too, from a tenth of
+    ``max_coc_px`` to all of it.
+
+    ``camera``: the form of the blur, a measured one or ``random`` (:mod:`ifan_plugin.simulation.presets`); with
+    ``abuolaim`` one each of ``psf_order``, ``psf_cutoff``, ``psf_beta`` is picked a sample. ``sensor``: highlights,
+    noise, mosaic, tone curve, JPEG (:mod:`ifan_plugin.simulation.sensor`). ``motion: true``: sharp and blurred picture
+    lie up to half a pixel apart and differ by up to 3 % in exposure, as real pairs do; training only.
+
+    Two keys for training on plain photographs, whose depth is invented or whose blur is made on the device:
+    ``min_detail`` looks for another place, ten times at most, where a photograph shows little detail, because what
+    isn't sharp can't teach; ``sharp_share`` of the samples aren't blurred, so that a network learns to leave sharp
+    pictures alone.
+
+    ``on_device: true`` (training only): the model makes the blur. The augmentation's noise is left out then; ``sensor``
+    has some. ``coc: true`` (training only): samples have ``coc``, float32 [1, H, W], the signed circle of confusion in
+    pixels; with on_device the model always has it. ``keep_in_memory: true``: each worker keeps what it has read,
+    for sets that fit.
+
+    ``variants: n`` (training, with ``depth_kind: invented``): each picture is blurred ``n`` times, at ``variant_size``
+    px a side, when it is first asked for; that is kept, and patches are cut from it. On a CPU, where the blur costs as
+    much as training on it, that is nearly twice as fast. Each data loader's worker keeps its own: n times 0.5 MB a
+    picture at 192 px, so one worker is best.
+
+    The others are those of DualPixelDataset."""
 
     def __init__(self, opt: dict) -> None:
         self.opt = opt
         options = self.check_options(opt, f"datasets: {opt.get('phase', '?')} ({opt.get('name', 'unnamed')})")
-        self.scenes = _find(options)
+        self.scenes, self.pairing = _find(options)
         self.bit_depth: int = options["bit_depth"]
         self._options = options
         self._views: tuple[str, ...] = tuple(options["views"])
@@ -119,6 +180,13 @@ class SimulatedDualPixelDataset(Dataset):
         self._training: bool = options["phase"] == "train"
         self._augment: AugmentConfig = options["augment"]
         self._seed: int = options["seed"]
+        self._variants: Variants | None = None
+        if options["variants"] is not None:
+            self._variants = Variants(
+                self._variant, count=options["variants"], size=options["variant_size"],
+                levels=255 if self.bit_depth == 8 else 65535,
+            )  # fmt: skip
+        self._kept: dict[SharpScene, tuple[np.ndarray, np.ndarray | None, float]] = {}
         self._folder_options = FolderOptions(
             **{key: options[key] for key in ("depth_kind", "depth_scale", "focal_px", "baseline_m", "doffs_px")},
             pixel_pitch_um=options["pixel_pitch_um"],
@@ -128,9 +196,11 @@ class SimulatedDualPixelDataset(Dataset):
         if options["check"] == "headers":
             for scene in self.scenes:
                 self._check_headers(scene)
+            require_opaque([scene.sharp for scene in self.scenes if has_alpha(read_header(scene.sharp))])
+        say_pairing(self)
 
     @classmethod
-    def check_options(cls, opt: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def check_options(cls, opt: Mapping[str, Any], where: str) -> dict[str, Any]:  # noqa: C901 (a rule a line)
         """Check this data set's own keys, and that the folders they name hold pictures with depth.
 
         Args:
@@ -147,10 +217,23 @@ class SimulatedDualPixelDataset(Dataset):
         options = check_common(opt, cls.OPTIONS, where)
         for key in ("focal_length_mm", "f_number", "focus_distance_m"):
             options[key] = _range(options[key], f"{where}: {key}")
-        for key in ("psf_order", "psf_cutoff", "psf_beta"):
-            options[key] = options[key] if isinstance(options[key], list) else [options[key]]
+        for key, default in ABUOLAIM.items():
+            if opt.get(key) is not None and options["camera"] != "abuolaim":
+                raise UserError(f"{where}: {key}: is only used with camera: abuolaim")
+            given = default if options[key] is None else options[key]
+            options[key] = given if isinstance(given, list) else [given]
             if not options[key]:
                 raise UserError(f"{where}: {key}: give at least one number")
+        if options["depth_kind"] == "invented" and options["dataroot_depth"] is not None:
+            raise UserError(f"{where}: dataroot_depth: isn't used with depth_kind: invented; leave one out")
+        if options["depth_kind"] != "invented" and options["dataroot_depth"] is None:
+            raise UserError(f"{where}: 'dataroot_depth' is missing; without depth, set depth_kind: invented")
+        check_coc_option(options, where)
+        if options["on_device"] and options["phase"] != "train":
+            raise UserError(f"{where}: on_device: is for training; leave it out in phase {options['phase']}")
+        if options["on_device"] and options["camera"] == "abuolaim":
+            raise UserError(f"{where}: on_device: isn't there for camera: abuolaim; valid: {', '.join(_ON_DEVICE)}")
+        _check_variants(options, where)
         if options["focus_distance_m"] and options["focus_distance_m"][0] * 1000 <= options["focal_length_mm"][1]:
             raise UserError(
                 f"{where}: focus_distance_m: must be beyond the focal length, {options['focal_length_mm'][1]:g} mm, "
@@ -175,67 +258,75 @@ class SimulatedDualPixelDataset(Dataset):
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # workers are parallel already, and OpenCV's threads don't survive a fork
         scene = self.scenes[index]
-        sharp, depth, pitch_um = read_sharp_and_depth(scene.sharp, scene.depth, self._folder_options)
-        self._check_size(scene, *depth.shape)
+        key = [self._seed, getattr(index, "epoch", 0), getattr(index, "position", int(index))]
+        if self._variants is not None:
+            sample = self._variants.patch(int(index), self._seed, key, augment_of(index, self._augment).patch_size)
+            return {name: value for name, value in sample.items() if name != "coc" or self._options["coc"]}
+        sharp, depth, pitch_um = self._read(scene)
+        self._check_size(scene, *sharp.shape[:2])
+        named = {"lq_path": str(scene.sharp), "gt_path": str(scene.sharp), "key": scene.key}
         if self._training:
-            key = [self._seed, getattr(index, "epoch", 0), getattr(index, "position", int(index))]
-            lens = self._draw(scene, depth, pitch_um, np.random.default_rng([*key, _CAMERA_STREAM]))
-            images = self._patch(sharp, depth, lens, key)
+            augment = augment_of(index, self._augment)
+            if self._options["on_device"]:
+                return self._hand_over(scene, sharp, depth, pitch_um, key, augment) | named
+            if depth is None:  # invented for the patch alone
+                handed_over = self._hand_over(scene, sharp, depth, pitch_um, key, augment)
+                sample = device_patches.finish_one(handed_over) | named
+                return {name: value for name, value in sample.items() if name != "coc" or self._options["coc"]}
+            sharp = as_float(sharp)
+            lens = self._draw(scene, depth, pitch_um, key)
+            images = self._patch(sharp, depth, lens, key, augment)
         else:
             multiple = self._options["crop_multiple"]
+            sharp = as_float(sharp)
+            key = self._key_of(scene)
+            if depth is None:
+                sharp, depth = invent_depth(sharp, np.random.default_rng([*key, _DEPTH_STREAM]))
             height, width = (side // multiple * multiple for side in depth.shape)
-            images = self._simulate(sharp, depth, self.lens(index, depth, pitch_um))
+            images = self._simulate(sharp, depth, self._draw(scene, depth, pitch_um, key), key)
             images = {role: image[:height, :width] for role, image in images.items()}
         tensors = {role: torch.from_numpy(np.ascontiguousarray(i.transpose(2, 0, 1))) for role, i in images.items()}
-        sample = {
-            "lq": stack_views(tensors, self._views), "gt": tensors["target"],
-            "lq_path": str(scene.sharp), "gt_path": str(scene.sharp), "key": scene.key,
-        }  # fmt: skip
-        return sample | {view: tensors[view] for view in self._aux_views}
+        sample = {"lq": stack_views(tensors, self._views), "gt": tensors["target"]} | named
+        return sample | {name: tensors[name] for name in (*self._aux_views, "coc") if name in tensors}
+
+    def _read(self, scene: SharpScene) -> tuple[np.ndarray, np.ndarray | None, float]:
+        if scene not in self._kept:
+            sharp, depth, pitch_um = read_sharp_and_depth(scene.sharp, scene.depth, self._folder_options)
+            if not self._options["keep_in_memory"]:
+                return sharp, depth, pitch_um
+            small = np.rint(sharp * 255).astype(np.uint8)
+            exact = np.array_equal(small / np.float32(255), sharp)  # read from 8 bits
+            self._kept[scene] = (small if exact else sharp, depth, pitch_um)
+        return self._kept[scene]
+
+    def _key_of(self, scene: SharpScene) -> list[int]:
+        """By name, so that a scene's camera doesn't change when others join the folder."""
+        return [self._seed, zlib.crc32(scene.key.encode())]
 
     def lens(self, index: int, depth: np.ndarray, pitch_um: float) -> Lens:
         """The fixed camera of scene ``index`` in validation; ``depth`` in metres, H x W, and the pixel pitch."""
         scene = self.scenes[index]
-        # By name, so that a scene's camera doesn't change when others join the folder.
-        rng = np.random.default_rng([self._seed, zlib.crc32(scene.key.encode()), _CAMERA_STREAM])
-        return self._draw(scene, depth, pitch_um, rng)
+        return self._draw(scene, depth, pitch_um, self._key_of(scene))
 
-    def _draw(self, scene: SharpScene, depth: np.ndarray, pitch_um: float, rng: np.random.Generator) -> Lens:
-        """A camera by chance; always six numbers, so that one option doesn't change what the others draw."""
-        options, (focal, stop, focus, *shape) = self._options, rng.random(6)
-        focal_mm = _between(options["focal_length_mm"], focal)
-        low, high = options["f_number"]
-        f_number = float(low * (high / low) ** stop)
-        if options["focus_distance_m"]:
-            nearest, farthest = options["focus_distance_m"]
-            inverse = (1 / farthest, 1 / nearest)
-        else:
-            step = max(1, min(depth.shape) // 256)  # a sample of the pixels will do
-            inverse = np.percentile(1 / depth[::step, ::step], [5, 95])
-        focus_m = float(1 / _between(inverse, focus))
-        if self._pitch_per_mm:
-            pitch_um = focal_mm / self._folder_options.focal_px * 1000
+    def _draw(self, scene: SharpScene, depth: np.ndarray, pitch_um: float, key: list[int]) -> Lens:
+        focal_px = self._folder_options.focal_px if self._pitch_per_mm else None
         try:
-            camera = Camera(focal_mm, f_number, focus_m, pitch_um)
+            return draw_lens(self._options, depth, pitch_um, key, training=self._training, focal_px=focal_px)
         except UserError as error:
-            raise UserError(f"{scene.depth}: {error}") from None
-        # The blur grows with the distance from the focus plane, so it is largest at one of the ends.
-        largest = float(np.abs(camera.circle_of_confusion(np.array([depth.min(), depth.max()]))).max())
-        if largest > options["max_coc_px"]:
-            camera = Camera(focal_mm, f_number * largest / options["max_coc_px"], focus_m, pitch_um)
-        picked = {
-            name: options[f"psf_{name}"][int(u * len(options[f"psf_{name}"]))]
-            for name, u in zip(("order", "cutoff", "beta"), shape)
-        }
-        return Lens(camera, picked)
+            raise UserError(f"{scene.depth or scene.sharp}: {error}") from None
 
     def _simulate(
-        self, sharp: np.ndarray, depth: np.ndarray, lens: Lens, region: tuple[int, int, int, int] | None = None
+        self,
+        sharp: np.ndarray,
+        depth: np.ndarray,
+        lens: Lens,
+        key: list[int],
+        region: tuple[int, int, int, int] | None = None,
     ) -> dict[str, np.ndarray]:
         """Role -> float32 [H, W, 3], whole or of one region, rounded as the files of ``basicsr simulate``."""
-        layer_step = self._options["layer_step"]
         seen = simulate_dual_pixel(
-            sharp, depth, lens.camera, **lens.psf_shape, layer_step=layer_step, region=region
+            sharp, depth, lens.camera, optics=lens.optics, layer_step=self._options["layer_step"], region=region,
+            light=lens.light, rng=np.random.default_rng([*key, _NOISE_STREAM]),
         )  # fmt: skip
         if region is not None:
             top, left, height, width = region
@@ -247,17 +338,66 @@ class SimulatedDualPixelDataset(Dataset):
             for role, image in images.items()
         }
 
-    def _patch(self, sharp: np.ndarray, depth: np.ndarray, lens: Lens, key: list[int]) -> dict[str, np.ndarray]:
+    def _patch(
+        self, sharp: np.ndarray, depth: np.ndarray, lens: Lens, key: list[int], augment: AugmentConfig
+    ) -> dict[str, np.ndarray]:
         """What is trained on: simulated where the augmentation's patch lies, and augmented."""
         rng = np.random.default_rng(key)
-        plan = draw_plan(*depth.shape, self._augment, rng)
+        height, width = depth.shape
+        plan = draw_plan(height, width, augment, rng)
         cut = plan.cut()
-        return apply_plan(self._simulate(sharp, depth, lens, cut.region), plan, cut, rng)
+        images = apply_plan(self._simulate(sharp, depth, lens, key, cut.region), plan, cut, rng)
+        if not self._options["coc"]:
+            return images
+        coc = lens.camera.circle_of_confusion(depth).astype(np.float32)
+        return images | {"coc": cut_coc(coc, plan, cut).transpose(1, 2, 0)}
+
+    def _variant(self, index: int, key: list[int]) -> dict[str, Any]:
+        """A variant of scene ``index``, blurred."""
+        scene = self.scenes[index]
+        sharp, depth, pitch_um = self._read(scene)
+        self._check_size(scene, *sharp.shape[:2])
+        large = replace(self._augment, patch_size=self._options["variant_size"])
+        sample = device_patches.finish_one(self._hand_over(scene, sharp, depth, pitch_um, key, large))
+        return sample | {"lq_path": str(scene.sharp), "gt_path": str(scene.sharp), "key": scene.key}
+
+    def _hand_over(
+        self,
+        scene: SharpScene,
+        sharp: np.ndarray,
+        depth: np.ndarray | None,
+        pitch_um: float,
+        key: list[int],
+        config: AugmentConfig,
+    ) -> dict[str, Any]:
+        """A sharp patch and what it is seen through, for :func:`ifan_plugin.data.device_patches.finish`."""
+        options = self._options
+        height, width = sharp.shape[:2]
+        reach = device_patches.reach_of(options["camera"], options["max_coc_px"])
+        context = device_patches.CONTEXT * reach
+        for trial in range(_TRIALS):
+            drawn = np.random.default_rng([*key, _DETAIL_STREAM, trial] if trial else key)
+            plan = draw_plan(height, width, config, drawn)
+            patch, near, field = device_patches.cut_patch(sharp, depth, plan, context)
+            if not options["min_detail"] or detail(patch[context:-context, context:-context]) >= options["min_detail"]:
+                break
+        if near is None:
+            patch, near = invent_depth(patch, np.random.default_rng([*key, _DEPTH_STREAM]))
+        # A picture that was shrunk has larger pixels; the lens is drawn for the picture as it is now.
+        lens = self._draw(scene, near if depth is None else depth, pitch_um * plan.whole[0] / plan.size[0], key)
+        return device_patches.hand_over(
+            patch, lens.camera.circle_of_confusion(near).astype(np.float32), cast(Optics, lens.optics), lens.light,
+            f"{','.join(self._views)}|{','.join(self._aux_views)}", 255 if self.bit_depth == 8 else 65535, field=field,
+            reach=reach, context=context, layer_step=options["layer_step"],
+            seed=int(np.random.default_rng([*key, _NOISE_STREAM]).integers(2**62)),
+        )  # fmt: skip
 
     def _check_headers(self, scene: SharpScene) -> None:
         header = read_header(scene.sharp)
         require_rgb(header, scene.sharp)
         self._check_size(scene, header.height, header.width)
+        if scene.depth is None:
+            return
         size = depth_size(scene.depth)
         if size is not None and size != (header.height, header.width):
             raise UserError(
@@ -269,16 +409,42 @@ class SimulatedDualPixelDataset(Dataset):
         need, why = self._options["crop_multiple"], "crop_multiple"
         if self._training:
             need, why = self._augment.patch_size, "patch_size"
+            if self._variants is not None:
+                need, why = self._options["variant_size"], "variant_size"
         if min(height, width) < need:
             raise UserError(
-                f"{scene.sharp}: size {height}x{width} is too small; valid: at least {need} each way ({why})"
+                f"{scene.sharp}: size {width}x{height} is too small; valid: at least {need} each way ({why})"
             )
 
 
-def _find(options: Mapping[str, Any]) -> list[SharpScene]:
-    folders = (Path(options[name]).expanduser() for name in ("dataroot_sharp", "dataroot_depth"))
-    pairs = paired_files(*folders, names=("dataroot_sharp", "dataroot_depth"))
-    return [SharpScene(sharp.stem, sharp, depth) for sharp, depth in pairs][: options["max_images"]]
+def detail(patch: np.ndarray) -> float:
+    """Mean squared Laplacian of a picture's grey levels, 0 to 255: some 40 where a photograph is sharp.
+
+    Args:
+        patch: float [H, W, 3] in [0, 1].
+    """
+    grey = cv2.cvtColor(np.asarray(patch, np.float32), cv2.COLOR_RGB2GRAY) * 255
+    return float(np.square(cv2.Laplacian(grey, cv2.CV_32F)).mean())
+
+
+def _check_variants(options: Mapping[str, Any], where: str) -> None:
+    if options["variants"] is None:
+        return
+    if options["phase"] != "train":
+        raise UserError(f"{where}: variants: is for training; leave it out in phase {options['phase']}")
+    if options["on_device"] or options["depth_kind"] != "invented":
+        raise UserError(f"{where}: variants: needs depth_kind: invented, and on_device: false: they are made once")
+    if options["variant_size"] < options["patch_size"]:
+        raise UserError(
+            f"{where}: variant_size: must be at least the patch_size, {options['patch_size']}, "
+            f"not {options['variant_size']}"
+        )
+
+
+def _find(options: Mapping[str, Any]) -> tuple[list[SharpScene], str]:
+    sharp, depth = (options[name] and Path(options[name]).expanduser() for name in ("dataroot_sharp", "dataroot_depth"))
+    pairs, rule = paired_files(sharp, depth, names=("dataroot_sharp", "dataroot_depth"), pairing=options["pairing"])
+    return [SharpScene(picture.stem, picture, path) for picture, path in pairs][: options["max_images"]], rule
 
 
 def _range(value: Any, where: str) -> tuple[float, float] | None:
@@ -288,7 +454,3 @@ def _range(value: Any, where: str) -> tuple[float, float] | None:
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         raise UserError(f"{where}: must be a number or [lower, upper], not {value}")
     return bounds
-
-
-def _between(bounds: tuple[float, float], u: float) -> float:
-    return float(bounds[0] + (bounds[1] - bounds[0]) * u)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ifan_plugin.data.image_io import Region, read_header, read_pixels, require_rgb
-from ifan_plugin.data.layouts import LAYOUTS, VIEWS, Scene, find_scenes
-from ifan_plugin.data.lmdb import LmdbPictures
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.data.layouts import LAYOUTS, VIEWS, Layout, Scene, paired_scenes
+from ifan_plugin.data.lmdb.read import LmdbPictures
+from ifan_plugin.images.image_io import Region, has_alpha, read_header, read_pixels, require_opaque, require_rgb
+from ifan_plugin.images.white_level import note_on, scaled
 
 LMDB = "lmdb"
 """The layout of data sets in LMDB: ``DIR/{split}/{center,left,right,target}.lmdb``."""
@@ -29,12 +31,16 @@ class PictureSource(ABC):
         roles: the views asked for, in that order, then ``target`` where there is ground truth.
         quarter_turns: how often a stored picture is turned 90 degrees counter-clockwise when it is read.
         bit_depth: 8 or 16, what the pictures are good for at the least.
+        pairing: the rule by which the pictures of several folders were paired, for people; empty for one folder.
+        white_level: what is white in 16-bit pictures; None: 65535.
     """
 
     scenes: list[Scene]
     roles: tuple[str, ...]
     quarter_turns: int
     bit_depth: int
+    pairing: str
+    white_level: int | None
 
     @abstractmethod
     def name(self, index: int, role: str) -> str:
@@ -45,7 +51,7 @@ class PictureSource(ABC):
         """(height, width) of one picture as it is stored, from its header or list; known from then on.
 
         Raises:
-            UserError: no such picture, or one that can't be used (not RGB, 8 bits where 16 are needed).
+            UserError: no such picture, or one that can't be used (8 bits where 16 are needed, say).
         """
 
     @abstractmethod
@@ -58,6 +64,19 @@ class PictureSource(ABC):
 
     @abstractmethod
     def _read_stored(self, index: int, role: str, region: Region | None) -> np.ndarray: ...
+
+    def note(self) -> str | None:
+        """What a look at a few pictures from all over the set tells of it, in one line."""
+        if self.white_level is not None:
+            return None
+        count = len(self.scenes)
+        chosen = sorted({0, count // 2, count - 1})
+        pictures = (
+            self._read_stored(index, role, None) for index in chosen for role in (self.roles[0], self.roles[-1])
+        )
+        with contextlib.suppress(UserError):  # who reads a damaged picture says so
+            return note_on(pictures, os.path.dirname(self.name(0, self.roles[0])), "white_level: {}")
+        return None
 
     def size(self, index: int, role: str) -> tuple[int, int]:
         """(height, width) of one picture as :meth:`read` gives it. Raises as :meth:`stored_size`."""
@@ -95,13 +114,20 @@ class FolderSource(PictureSource):
         target: str = "auto",
         bit_depth: int = 8,
         max_images: int | None = None,
+        pairing: str = "auto",
+        white_level: int | None = None,
+        folders: Mapping[str, str] | None = None,
     ) -> None:
-        self.scenes = find_scenes(root, layout, split, views, target)[:max_images]
+        self.white_level = white_level
+        own = None if folders is None else Layout({split: folders})
+        scenes, self.pairing = paired_scenes(root, own or layout, split, views, target, pairing)
+        self.scenes = scenes[:max_images]
         has_target = self.scenes[0].target is not None
         self.roles = (*dict.fromkeys(views), *(["target"] if has_target else []))
-        self.quarter_turns = LAYOUTS[layout].quarter_turns
+        self.quarter_turns = (own or LAYOUTS[layout]).quarter_turns
         self.bit_depth = bit_depth
         self._sizes: dict[tuple[int, str], tuple[int, int]] = {}
+        self._with_alpha: list[Path] = []
 
     def name(self, index: int, role: str) -> str:
         return str(self._path(index, role))
@@ -112,6 +138,8 @@ class FolderSource(PictureSource):
             path = self._path(index, role)
             header = read_header(path)
             require_rgb(header, path, self.bit_depth)
+            if has_alpha(header):
+                self._with_alpha.append(path)
             self._sizes[place] = (header.height, header.width)
         return self._sizes[place]
 
@@ -119,14 +147,15 @@ class FolderSource(PictureSource):
         for index in range(len(self.scenes)):
             for role in self.roles:
                 self.stored_size(index, role)
+        require_opaque(self._with_alpha)
 
     def _read_stored(self, index: int, role: str, region: Region | None) -> np.ndarray:
         path = self._path(index, role)
-        pixels = read_pixels(path, self.bit_depth)
+        pixels = scaled(read_pixels(path, self.bit_depth), self.white_level)
         known = self._sizes.get((int(index), role), pixels.shape[:2])
         if pixels.shape[:2] != known:
-            size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-            raise UserError(f"{path}: size {size} differs from its header's {known[0]}x{known[1]}; was it replaced?")
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise UserError(f"{path}: size {size} differs from its header's {known[1]}x{known[0]}; was it replaced?")
         return pixels if region is None else _part(pixels, region)
 
     def _path(self, index: int, role: str) -> Path:
@@ -150,13 +179,16 @@ class LmdbSource(PictureSource):
         target: str = "auto",
         bit_depth: int = 8,
         max_images: int | None = None,
+        white_level: int | None = None,
     ) -> None:
+        self.white_level = white_level
         folder = _split_folder(Path(root).expanduser(), split)
         wanted = tuple(dict.fromkeys(views))
         if target == "required" or (target == "auto" and (folder / "target.lmdb").is_dir()):
             wanted = (*wanted, "target")
         self._pictures = {role: LmdbPictures(_role_folder(folder, role)) for role in wanted}
         self.roles = wanted
+        self.pairing = "by the keys of the databases" if len(wanted) > 1 else ""
         self.bit_depth = bit_depth
         _require_equal(self._pictures, bit_depth)
         first = self._pictures[wanted[0]]
@@ -178,7 +210,7 @@ class LmdbSource(PictureSource):
             pictures.check()
 
     def _read_stored(self, index: int, role: str, region: Region | None) -> np.ndarray:
-        pixels = self._pictures[role].read(self._keys[index], region)
+        pixels = scaled(self._pictures[role].read(self._keys[index], region), self.white_level)
         if self.bit_depth == 16 and pixels.dtype != np.uint16:
             raise UserError(_too_few_bits(self.name(index, role)))
         return pixels
@@ -192,6 +224,8 @@ def open_source(
     target: str = "auto",
     bit_depth: int = 8,
     max_images: int | None = None,
+    pairing: str = "auto",
+    white_level: int | None = None,
 ) -> PictureSource:
     """The pictures of one split.
 
@@ -203,13 +237,15 @@ def open_source(
         target: ``auto``: sharp pictures if there are any; ``required``; ``none``: left aside.
         bit_depth: 8 or 16: what is asked of the pictures.
         max_images: keep the first scenes only.
+        pairing: as in :func:`ifan_plugin.data.layouts.paired_scenes`; databases were paired when they were made.
+        white_level: the value of 16-bit pictures that is white, where it isn't 65535: they are scaled.
 
     Raises:
         UserError: what the folders or databases lack.
     """
     if layout == LMDB:
-        return LmdbSource(root, split, views, target, bit_depth, max_images)
-    return FolderSource(root, layout, split, views, target, bit_depth, max_images)
+        return LmdbSource(root, split, views, target, bit_depth, max_images, white_level)
+    return FolderSource(root, layout, split, views, target, bit_depth, max_images, pairing, white_level)
 
 
 def default_split(root: str | os.PathLike, layout: str, phase: str) -> str:

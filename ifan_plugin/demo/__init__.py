@@ -1,5 +1,6 @@
 """``basicsr demo``: a local web page that restores a picture and shows what the network saw.
 
-``pictures`` reads uploads within limits, ``samples`` finds pictures to try, ``work`` restores and inspects, ``figures``
-draws, ``page`` is the gradio page, which alone needs gradio.
+``pictures`` reads uploads within limits, ``samples`` finds pictures to try and ``choice`` networks, ``work`` restores
+and inspects, ``figures`` draws, ``answers`` says what the page shows, ``page`` lays it out, ``serve`` serves it; the
+last three alone need gradio.
 """

@@ -11,16 +11,40 @@ import numpy as np
 
 from ifan_plugin.demo.pictures import as_rgb, as_rgb8
 from ifan_plugin.demo.work import Work
-from ifan_plugin.inspect_filters import SCALE, EffectiveKernel, FilterInspector, neighbourhood
 from ifan_plugin.metrics import psnr
-from ifan_plugin.visual import ERROR_SCALE, colour_bar, colour_disparity, error_map, kernel_picture
+from ifan_plugin.pictures.kernels import SCALE, EffectiveKernel, FilterInspector, neighbourhood
+from ifan_plugin.pictures.visual import ERROR_SCALE, colour_bar, colour_disparity, error_map, kernel_picture
 
 PREVIEW = 960  # px, longer side of the picture to click into
 KERNEL_SIDE = 640  # px, of the squares; shown at half of it, so that texts are sharp on any screen
 TINY_WEIGHT = 1e-6
 """A kernel without a weight larger than this passes nothing that a float32 result could show."""
 
+FLAT_DISPARITY = 0.02
+"""Pixels at 1/8 size: a map that varies by less tells no depth."""
+
+FLAT_KERNEL = 0.05
+"""Share of a kernel's weight beside its middle, or of its range in its largest weight, below which nothing is there."""
+
+SHARP_PIXELS = 10**6
+"""Pictures up to this size are shown as PNG, larger ones as JPEG, at most :data:`SHOWN_PIXELS` large."""
+
+SHOWN_PIXELS = 8 * 10**6
+
 _MARK = (255, 214, 0)
+_MOVE = (
+    "const f=this,b=f.closest('.compare'),i=b.querySelector('input'),r=f.getBoundingClientRect();"
+    "i.value=Math.round(100*Math.min(Math.max((event.clientX-r.left)/r.width,0),1));"
+    "i.dispatchEvent(new Event('input'))"
+)
+_DRAG = f"if(event.buttons){{{_MOVE}}}"
+_INPUT = (
+    "const b=this.closest('.compare');b.style.setProperty('--at',this.value+'%');"
+    "b.querySelector('output').textContent=this.value+' %'"
+)
+_LARGE = (
+    "const b=this.closest('.compare');this.textContent=b.classList.toggle('large')?'Fit to the page':'Actual pixels'"
+)
 
 
 def data_uri(picture: np.ndarray) -> str:
@@ -28,7 +52,40 @@ def data_uri(picture: np.ndarray) -> str:
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     if not done:
         raise ValueError(f"no PNG of a picture {list(picture.shape)}")
-    return f"data:image/png;base64,{base64.b64encode(encoded).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def photo_uri(picture: np.ndarray) -> str:
+    """A uint8 RGB picture for the screen: PNG where it is small, else JPEG."""
+    pixels = picture.shape[0] * picture.shape[1]
+    if pixels <= SHARP_PIXELS:
+        return data_uri(picture)
+    if pixels > SHOWN_PIXELS:
+        picture = _fitted(picture, round(max(picture.shape[:2]) * (SHOWN_PIXELS / pixels) ** 0.5), cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), quality)
+    if not done:
+        raise ValueError(f"no JPEG of a picture {list(picture.shape)}")
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def compare_html(work: Work) -> str:
+    """Before and after in one frame, with a divider that pointer, finger and keyboard move."""
+    if work.restored is None:
+        return ""
+    height, width = work.photo.size
+    images = "".join(
+        f'<img class="{what}" src="{photo_uri(as_rgb8(pixels))}" alt="{alt}" draggable="false">'
+        for what, alt, pixels in (("after", "restored", work.result.pixels), ("before", "blurred", work.photo.pixels))
+    )
+    tags = "".join(f'<span class="tag {what}">{what}</span>' for what in ("before", "after"))
+    return (
+        f'<div class="compare" style="--at:50%;--ratio:{width / height:.5f};--width:{width}px"><div class="view">'
+        f'<div class="frame" onpointerdown="{_MOVE}" onpointermove="{_DRAG}">{images}<div class="line"></div>{tags}'
+        '</div></div><div class="controls"><input type="range" min="0" max="100" value="50" '
+        f'aria-label="Where before and after meet, in percent from the left" oninput="{_INPUT}"><output>50 %</output>'
+        f'<button type="button" onclick="{_LARGE}">Actual pixels</button></div></div>'
+    )
 
 
 def figure(picture: np.ndarray, alt: str, caption: str, kind: str = "", below: str = "") -> str:
@@ -51,10 +108,10 @@ def note(text: str, kind: str = "note") -> str:
     return f'<p class="{kind}" role="{role}">{escape(text)}</p>' if text else ""
 
 
-def legend(signed: bool, texts: Sequence[str]) -> str:
+def legend(*, signed: bool, texts: Sequence[str]) -> str:
     """A colour bar with texts below it, from its left to its right end."""
     spans = "".join(f"<span>{escape(text)}</span>" for text in texts)
-    return f'<div class="legend"><img src="{data_uri(colour_bar(signed))}" alt=""><div>{spans}</div></div>'
+    return f'<div class="legend"><img src="{data_uri(colour_bar(signed=signed))}" alt=""><div>{spans}</div></div>'
 
 
 def disparity_html(work: Work) -> str:
@@ -62,14 +119,31 @@ def disparity_html(work: Work) -> str:
     found = work.disparity
     if found is None:
         return note(work.remark or "This network estimates no disparity.")
+    low, high = float(found.min()), float(found.max())
+    where = "" if work.blur_size else f" at 1/{SCALE} size"
+    if high - low < FLAT_DISPARITY:  # drawn, it would be white, or its noise in full colours
+        return note(
+            f"The map is flat, {(low + high) / 2:.2f} pixels{where} everywhere: the network tells nothing "
+            "of the depth in this picture.", "problem",
+        )  # fmt: skip
     limit = float(np.abs(found).max())
     height, width = work.photo.size
     large = cv2.resize(found, (SCALE * found.shape[1], SCALE * found.shape[0]), interpolation=cv2.INTER_NEAREST)
     shown = _fitted(colour_disparity(large[:height, :width], limit), PREVIEW, cv2.INTER_AREA)
-    alt = f"Disparity map, from {found.min():.2f} to {found.max():.2f} pixels at 1/{SCALE} size"
-    texts = [f"−{limit:.2g}", "0, in focus", f"+{limit:.2g} px at 1/{SCALE} size"]
+    kind = "Diameter of the blur" if work.blur_size else "Disparity map"
+    remark = "It tells no side of the focus" if work.blur_size else "Blue and red lie on opposite sides of the focus"
+    alt = f"{kind}, from {low:.2f} to {high:.2f} pixels{where}"
+    texts = [f"−{limit:.2g}", "0, in focus", f"+{limit:.2g} px{where}"]
     return row(
-        [figure(shown, alt, f"{alt}. Blue and red lie on opposite sides of the focus.", "map", legend(True, texts))]
+        [
+            figure(
+                shown,
+                alt,
+                f"{alt}. {remark}.",
+                "map",
+                legend(signed=True, texts=texts),
+            )
+        ]
     )
 
 
@@ -83,7 +157,7 @@ def error_html(work: Work) -> str:
         caption = f"{what}: PSNR {psnr(floats, work.truth):.2f} dB"
         shown = _fitted(error_map(floats, work.truth), PREVIEW // 2, cv2.INTER_AREA)
         texts = ["0", f"{ERROR_SCALE:g} or more"]
-        figures.append(figure(shown, f"Error map {caption}", caption, "map", legend(False, texts)))
+        figures.append(figure(shown, f"Error map {caption}", caption, "map", legend(signed=False, texts=texts)))
     text = "Absolute difference from the sharp picture, which is known for this sample; mean of RGB in [0, 1]."
     return note(text) + row(figures)
 
@@ -103,8 +177,8 @@ def preview(work: Work, kernel: EffectiveKernel | None = None) -> np.ndarray:
     def frame(radius: int, thickness: int, colour: tuple[int, int, int]) -> None:
         start = [SCALE * (place - radius) for place in (kernel.column, kernel.row)]
         end = [SCALE * (place + radius + 1) for place in (kernel.column, kernel.row)]
-        corners = [(round(x * scale[0]), round(y * scale[1])) for x, y in (start, end)]
-        cv2.rectangle(shown, *corners, colour, thickness)
+        first, last = ((round(x * scale[0]), round(y * scale[1])) for x, y in (start, end))
+        cv2.rectangle(shown, first, last, colour, thickness)
 
     width = max(1, round(max(shown.shape[:2]) / 400))
     frame(kernel.radius, 4 * width, (0, 0, 0))
@@ -141,7 +215,7 @@ def kernel_html(work: Work, inspector: FilterInspector, kernel: EffectiveKernel)
             "blur",
         ),
     ]
-    warning = ""
+    warning = note(_flatness(kernel.weights), "problem")
     if largest < TINY_WEIGHT:
         warning = note(
             f"These weights let next to nothing through here: the largest is {largest:.1g}. What the layer gives on is "
@@ -149,6 +223,20 @@ def kernel_html(work: Work, inspector: FilterInspector, kernel: EffectiveKernel)
             "problem",
         )
     return warning + row(figures)
+
+
+def _flatness(weights: np.ndarray) -> str:
+    """A sentence where a kernel does next to nothing; else empty."""
+    size = np.abs(weights)
+    largest, total = float(size.max()), float(size.sum())
+    middle = float(size[weights.shape[0] // 2, weights.shape[1] // 2])
+    if largest < TINY_WEIGHT:
+        return ""
+    if total - middle < FLAT_KERNEL * total:
+        return "This kernel changes next to nothing: all its weight stands in the middle."
+    if float(weights.max() - weights.min()) < FLAT_KERNEL * largest:
+        return "This kernel is flat: all its weights are alike, so it takes a mean and sharpens nothing."
+    return ""
 
 
 def _fitted(picture: np.ndarray, longest: int, interpolation: int) -> np.ndarray:

@@ -3,222 +3,49 @@
 from __future__ import annotations
 
 import inspect
-import shutil
-import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ifan_plugin.demo import figures
-from ifan_plugin.demo.pictures import SUFFIXES, Limits, as_rgb8, read_picture
-from ifan_plugin.demo.samples import Samples
-from ifan_plugin.demo.style import CSS
-from ifan_plugin.demo.work import Work, Worker
-from ifan_plugin.errors import UserError
-from ifan_plugin.inference.photos import Photo, write_photo
+from ifan_plugin.demo.answers import AS_UPLOADED, ENDINGS, FIRST, HOW_TO, Answers, Setting
+from ifan_plugin.demo.pictures import SUFFIXES
+from ifan_plugin.demo.serve import SESSIONS, close, launch
+from ifan_plugin.demo.style import CSS, theme
+from ifan_plugin.demo.work import Work
 
-LOOPBACK = ("127.0.0.1", "localhost")
-SESSIONS = 8  # pictures kept at once; each takes some tens of megabytes
+__all__ = ["SESSIONS", "Answers", "Setting", "build", "close", "launch"]
+
 SECONDS_KEPT = 3600
-_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
-_MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
-# gradio's slider has no texts for those who don't see its pictures, which come a moment after the answer.
-_NAME_PICTURES = """() => { setTimeout(() => document.querySelectorAll("#slider img").forEach(
-    (image, number) => { image.alt = number ? "restored" : "blurred"; }), 300); }"""
 _WHAT = (
     "The effective deblurring kernel that the network predicted at a place: what the features there, at 1/8 size, are "
     "made of after all the steps of its filters."
 )
-_FIRST = "Restore a picture first."
-_HOW_TO = "Restore a picture first; then click a place in it, or give its coordinates, to see the kernel."
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a page is built of.
-
-    Args:
-        worker: with the network.
-        limits: of uploads.
-        samples: pictures to try.
-        folder: for files that the browser fetches; private, and deleted by whoever made it.
-        loaded: lines that say which network and weights these are.
-    """
-
-    worker: Worker
-    limits: Limits
-    samples: Samples
-    folder: Path
-    loaded: Sequence[str]
-
-
-class Answers:
-    """What the page answers, without its components: each gives the values of some of them, by name.
-
-    Nothing raises :class:`UserError` here: what a visitor did wrong comes back as the text of ``status`` or ``kernel``.
-    """
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self._folders: deque[Path] = deque()
-
-    def load_file(self, path: str | None) -> dict[str, Any]:
-        """An upload was finished; ``path`` None: it was taken away."""
-        if path is None:
-            return self._cleared("")
-        name = Path(path).name
-        # The field is emptied, so that it takes the next one.
-        return self._loaded(lambda: (name, read_picture(path, self.setting.limits), None)) | {"upload": None}
-
-    def load_sample(self, index: int) -> dict[str, Any]:
-        """A sample was chosen."""
-        if index not in range(len(self.setting.samples.members)):  # no gallery of ours sends that
-            return self._cleared(figures.note(f"There is no sample {index}.", "problem"))
-        sample = self.setting.samples.members[index]
-        return self._loaded(lambda: (sample.name, *sample.read(self.setting.limits))) | {"upload": None}
-
-    def _loaded(self, read: Callable[[], tuple[str, Photo, np.ndarray | None]]) -> dict[str, Any]:
-        try:
-            name, photo, truth = read()
-        except UserError as error:
-            return self._cleared(figures.note(str(error), "problem"))
-        work = Work(name, photo, truth)
-        height, width = photo.size
-        kind = f"{width} x {height} pixels, {photo.bit_depth} bit{', grey' if photo.grey else ''}"
-        said = [f"{name}: {kind}. Ready to be restored.", *photo.notes]
-        return self._cleared("".join(figures.note(line) for line in said)) | {
-            "work": work, "picture": gr.update(value=figures.preview(work), visible=True),
-            "run": gr.update(interactive=True),
-        }  # fmt: skip
-
-    def _cleared(self, status: str) -> dict[str, Any]:
-        return {
-            "work": None, "status": status, "picture": gr.update(value=None, visible=False),
-            "run": gr.update(interactive=False), "slider": None, "download": gr.update(value=None, interactive=False),
-            "disparity": figures.note(_FIRST), "errors": "", "place": None, "places": gr.update(visible=False),
-            "x": None, "y": None, "kernel": figures.note(self.setting.worker.no_filters or _HOW_TO),
-        }  # fmt: skip
-
-    def restore(self, work: Work | None, channel: int, progress: Callable[[float, str], None]) -> dict[str, Any]:
-        """The button was pressed."""
-        if work is None:
-            return {"status": figures.note("Upload a picture or choose a sample first.", "problem")}
-        started = time.perf_counter()
-        try:
-            self.setting.worker.restore(work, progress)
-            before, after, result = self._files(work)
-        except UserError as error:
-            return {"status": figures.note(str(error), "problem")}
-        seconds = time.perf_counter() - started
-        said = f"{work.name}: restored in {seconds:.1f} s on {self.setting.worker.network.device}."
-        height, width = work.photo.size
-        return {
-            "work": work, "status": figures.note(said), "slider": (before, after), "picture": gr.update(visible=False),
-            "download": gr.update(value=result, interactive=True),
-            "disparity": figures.disparity_html(work), "errors": figures.error_html(work),
-        } | self.inspect(work, width // 2, height // 2, channel)  # fmt: skip
-
-    def _files(self, work: Work) -> tuple[str, str, str]:
-        """Before and after, for the screen, and the result in full depth, each in a file."""
-        assert work.restored is not None
-        folder = Path(tempfile.mkdtemp(dir=self.setting.folder))
-        self._folders.append(folder)
-        if len(self._folders) > SESSIONS:  # the browser has fetched those of long ago
-            shutil.rmtree(self._folders.popleft(), ignore_errors=True)
-        written = []
-        for what, pixels in (("before", work.photo.pixels), ("after", work.restored)):
-            path = folder / f"{what}.png"
-            write_photo(path, Photo(pixels=as_rgb8(pixels), format="png"))
-            written.append(str(path))
-        result = folder / f"{Path(work.name).stem}_deblurred.png"
-        write_photo(result, work.result)
-        return written[0], written[1], str(result)
-
-    def inspect(self, work: Work | None, x: float | None, y: float | None, channel: int) -> dict[str, Any]:
-        """A place was clicked or given, in pixels of the picture; ``channel`` -1 is the mean of all."""
-        if self.setting.worker.no_filters:
-            return {"kernel": figures.note(self.setting.worker.no_filters)}
-        if work is None or work.inspector is None:
-            return {"kernel": figures.note(work.remark if work and work.remark else _HOW_TO)}
-        height, width = work.photo.size
-        for name, value, size in (("x", x, width), ("y", y, height)):
-            if value is None or not 0 <= value < size:
-                what = "nothing" if value is None else f"{value:g}"
-                return {"kernel": figures.note(f"{name} must be 0 to {size - 1}, not {what}", "problem")}
-        assert x is not None
-        assert y is not None
-        kernel = work.inspector.kernel(*work.inspector.place(x, y), None if channel < 0 else channel)
-        return {
-            "x": int(x), "y": int(y), "kernel": figures.kernel_html(work, work.inspector, kernel),
-            "place": figures.preview(work, kernel), "places": gr.update(visible=True),
-        }  # fmt: skip
-
-    def click(self, work: Work | None, index: Sequence[float], channel: int) -> dict[str, Any]:
-        """A pixel (column, row) of the shown picture was clicked."""
-        if work is None:
-            return self.inspect(work, None, None, channel)
-        height, width = work.photo.size
-        shown = figures.preview(work)
-        x = min(int((index[0] + 0.5) * width / shown.shape[1]), width - 1)
-        y = min(int((index[1] + 0.5) * height / shown.shape[0]), height - 1)
-        return self.inspect(work, x, y, channel)
+# On a phone the result stands above the samples that were just tapped.
+_SHOW_RESULT = """() => { const part = document.querySelector("#result"), top = part.getBoundingClientRect().top;
+    if (top < 0 || top > innerHeight / 2) part.scrollIntoView({block: "start"}); }"""
 
 
 def build(setting: Setting) -> gr.Blocks:
-    """The page, ready to be launched."""
+    """The page, ready to be launched. Raises :class:`UserError` where its first network can't be loaded."""
     answers = Answers(setting)
-    network, limits, samples = setting.worker.network, setting.limits, setting.samples
-    look = {"theme": gr.themes.Default(font=_FONTS, font_mono=_MONO), "css": CSS}
+    first = setting.pool.worker(0)
     page = _known(
-        gr.Blocks, title="Defocus deblurring", analytics_enabled=False, delete_cache=(600, SECONDS_KEPT), **look
-    )
+        gr.Blocks, title="Defocus deblurring", analytics_enabled=False, delete_cache=(600, SECONDS_KEPT), theme=theme(),
+        css=CSS,
+    )  # fmt: skip
     parts: dict[str, Any] = {}
     with page:
         parts["work"] = gr.State(None, time_to_live=SECONDS_KEPT)
-        _html(f"<h1>Defocus deblurring with {figures.escape(network.name)}</h1>", elem_id="heading")
-        _html("".join(figures.note(line) for line in setting.loaded), elem_id="weights")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=300):
-                _html(f"<h2>Picture</h2>{figures.note(f'Upload one: {limits.described()}.')}")
-                parts["upload"] = gr.File(
-                    label="Picture to upload", show_label=False, file_types=list(SUFFIXES), height=150, elem_id="upload"
-                )
-                gallery = None
-                if samples.members:
-                    _html(figures.note(f"Or choose a sample. {samples.origin}"))
-                    pairs = [(picture, s.name) for picture, s in zip(samples.thumbnails, samples.members)]
-                    gallery = _known(
-                        gr.Gallery, value=pairs, label="Samples", show_label=False, columns=3, height="auto",
-                        allow_preview=False, object_fit="cover", interactive=False, buttons=[], elem_id="samples",
-                        show_download_button=False, show_fullscreen_button=False, format="jpeg",
-                    )  # fmt: skip
-                parts["run"] = gr.Button("Restore", variant="primary", interactive=False, elem_id="run")
-                parts["status"] = _html("", elem_id="status")
-                parts["picture"] = _image("The picture", "picture", "The picture that will be restored", visible=False)
-            with gr.Column(scale=3, min_width=300):
-                _html("<h2>Before and after</h2>")
-                parts["slider"] = _known(
-                    gr.ImageSlider, label="Before | after", show_label=False, type="filepath", format="png",
-                    interactive=False, buttons=["fullscreen"], show_download_button=False, max_height=620,
-                    elem_id="slider",
-                )  # fmt: skip
-                parts["position"] = gr.Slider(
-                    0, 100, value=50, step=1, label="Where the two pictures meet, in percent", elem_id="position"
-                )
-                parts["download"] = gr.DownloadButton(
-                    "Download the result (PNG)", interactive=False, elem_id="download"
-                )
-                parts["errors"] = _html("", elem_id="errors")
+        _html("<h1>Defocus deblurring</h1>", elem_id="heading")
+        with gr.Row(equal_height=False, elem_id="main"):
+            with gr.Column(scale=2, min_width=300, elem_id="input"):
+                gallery = _inputs(setting, parts)
+            with gr.Column(scale=3, min_width=300, elem_id="result"):
+                _result(parts)
         with gr.Column():
-            _html(f"<h2>Filter inspector</h2>{figures.note('' if setting.worker.no_filters else _WHAT)}")
+            _html(f"<h2>Filter inspector</h2>{figures.note(first.no_filters or f'{_WHAT} {HOW_TO}')}")
             with gr.Row(equal_height=False):
                 with _known(gr.Column, scale=1, min_width=300, visible=False, elem_id="places") as parts["places"]:
                     parts["place"] = _image(
@@ -227,134 +54,153 @@ def build(setting: Setting) -> gr.Blocks:
                     with gr.Row():
                         parts["x"] = gr.Number(label="x (column)", precision=0, min_width=80, elem_id="x")
                         parts["y"] = gr.Number(label="y (row)", precision=0, min_width=80, elem_id="y")
-                    channels = 0 if setting.worker.no_filters else 4 * network.net.hyper_parameters["width"]
-                    choices = [(f"mean of all {channels}", -1), *((str(n), n) for n in range(channels))]
-                    parts["channel"] = gr.Dropdown(choices, value=-1, label="Channel", elem_id="channel")
+                    parts["channel"] = gr.Dropdown(
+                        _channels(answers, 0), value=-1, label="Channel", elem_id="channel", interactive=True
+                    )
                     show = gr.Button("Show the kernel", elem_id="show")
                 with gr.Column(scale=2, min_width=300):
-                    parts["kernel"] = _html(figures.note(setting.worker.no_filters or _HOW_TO), elem_id="kernel")
+                    parts["kernel"] = _html(figures.note(first.no_filters or FIRST), elem_id="kernel")
         with gr.Column():
-            _html("<h2>Disparity map</h2>")
-            parts["disparity"] = _html(figures.note(_FIRST), elem_id="disparity")
+            _html("<h2>Disparity, or size of the blur</h2>")
+            parts["disparity"] = _html(figures.note(FIRST), elem_id="disparity")
+        with gr.Accordion("About this network", open=False, elem_id="more"):
+            parts["about"] = _html(answers.about(0), elem_id="about")
         _connect(answers, parts, gallery, show)
     page.queue(max_size=16, default_concurrency_limit=1)
     return page
 
 
-def _connect(answers: Answers, parts: dict[str, Any], gallery: Any, show: Any) -> None:
-    """Which answer belongs to which event. All that runs the network waits for its turn in one line."""
-    outputs = [part for name, part in parts.items() if name not in ("channel", "position")]
+def _inputs(setting: Setting, parts: dict[str, Any]) -> Any:
+    """Upload, samples, network, strength. Returns the gallery of samples, or None."""
+    limits, samples = setting.limits, setting.samples
+    _html(figures.note(f"Upload a picture, and it is restored: {limits.described()}."))
+    parts["upload"] = gr.File(
+        label="Picture to upload", show_label=False, file_types=list(SUFFIXES), height=130, elem_id="upload"
+    )
+    gallery = None
+    if samples.members:
+        _html(figures.note(f"Or choose a sample. {samples.origin}"))
+        pairs = [(picture, s.name) for picture, s in zip(samples.thumbnails, samples.members)]
+        gallery = _known(
+            gr.Gallery, value=pairs, label="Samples", show_label=False, columns=3, height="auto",
+            allow_preview=False, object_fit="cover", interactive=False, buttons=[], elem_id="samples",
+            show_download_button=False, show_fullscreen_button=False, format="jpeg",
+        )  # fmt: skip
+    networks = [(choice.name, number) for number, choice in enumerate(setting.pool.choices)]
+    parts["network"] = gr.Dropdown(networks, value=0, label="Network", elem_id="network", interactive=True)
+    parts["strength"] = gr.Slider(
+        0, 100, value=100, step=5, label="Strength, percent (0: the original)", elem_id="strength"
+    )
+    return gallery
 
-    def given(values: dict[str, Any]) -> dict[Any, Any]:
-        return {parts[name]: value for name, value in values.items()}
 
-    def load_file(path: str | None) -> dict[Any, Any]:
-        return given(answers.load_file(path))
+def _result(parts: dict[str, Any]) -> None:
+    """Status, before and after, the file."""
+    parts["status"] = _html("", elem_id="status")
+    with _known(gr.Column, visible=False, elem_id="output") as parts["output"]:
+        parts["compare"] = _html("", elem_id="compare")
+        parts["full"] = gr.Button("Restore at full size", visible=False, elem_id="full")
+        with gr.Row():
+            kinds = [(AS_UPLOADED, AS_UPLOADED), *((kind.upper(), kind) for kind in ENDINGS)]
+            parts["kind"] = gr.Dropdown(
+                kinds, value=AS_UPLOADED, label="Kind of file", elem_id="kind", interactive=True, min_width=120
+            )
+            parts["download"] = gr.DownloadButton("Download the result", interactive=False, elem_id="download")
+        parts["errors"] = _html("", elem_id="errors")
 
-    def load_sample(event: gr.SelectData) -> dict[Any, Any]:
-        return given(answers.load_sample(event.index))
 
-    def restore(work: Work | None, channel: int, progress: Any = gr.Progress()) -> Iterator[dict[Any, Any]]:  # noqa: B008
-        again = gr.update(interactive=True)
-        yield given({"run": gr.update(interactive=False), "status": figures.note("Restoring …")})
+def _channels(answers: Answers, chosen: int) -> list[tuple[str, int]]:
+    """What the inspector's choice of a channel offers with a network."""
+    worker = answers.setting.pool.worker(chosen)
+    said: dict[str, Any] = getattr(worker.network.net, "hyper_parameters", {})
+    count = 0 if worker.no_filters else 4 * said["width"]
+    return [(f"mean of all {count}", -1), *((str(number), number) for number in range(count))]
+
+
+class _Handlers:
+    """The answers as gradio's events take them: by component."""
+
+    def __init__(self, answers: Answers, parts: dict[str, Any]) -> None:
+        self.answers, self.parts = answers, parts
+
+    def given(self, values: dict[str, Any]) -> dict[Any, Any]:
+        return {self.parts[name]: value for name, value in values.items()}
+
+    def load_file(self, path: str | None) -> dict[Any, Any]:
+        return self.given(self.answers.load_file(path))
+
+    def load_sample(self, event: gr.SelectData) -> dict[Any, Any]:
+        return self.given(self.answers.load_sample(event.index))
+
+    def restore(
+        self, work: Work | None, channel: int, chosen: int, strength: float, kind: str,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        yield from self._restoring(self.answers.restore, work, channel, progress, chosen, strength, kind)
+
+    def restore_whole(
+        self, work: Work | None, channel: int, chosen: int, strength: float, kind: str,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        yield from self._restoring(self.answers.restore_whole, work, channel, progress, chosen, strength, kind)
+
+    def _restoring(
+        self, answer: Callable[..., dict[str, Any]], work: Work | None, channel: int, progress: Any, *more: Any
+    ) -> Iterator[dict[Any, Any]]:
+        if work is None:  # there is none, and the status says why
+            yield self.given({"work": None})
+            return
+        yield self.given({"status": figures.note(f"{work.name}: restoring …"), "full": gr.update(interactive=False)})
+        again = {"full": gr.update(interactive=True)}
         try:
-            found = answers.restore(work, channel, lambda fraction, what: progress(fraction, desc=what))
+            found = answer(work, channel, lambda fraction, what: progress(fraction, desc=what), *more)
         except Exception:
             said = "A fault of the program; the terminal that it was started in says more."
-            yield given({"run": again, "status": figures.note(said, "problem")})
+            yield self.given(again | {"status": figures.note(said, "problem")})
             raise
-        yield given({"run": again} | found)
+        yield self.given(again | found)
 
-    def inspect_place(work: Work | None, x: float | None, y: float | None, channel: int) -> dict[Any, Any]:
-        return given(answers.inspect(work, x, y, channel))
+    def choose(self, chosen: int) -> dict[Any, Any]:
+        about = self.answers.about(chosen)
+        if 'class="problem"' in about:
+            return self.given({"about": about, "status": about})
+        return self.given({"about": about, "channel": gr.update(choices=_channels(self.answers, chosen), value=-1)})
 
-    def click(work: Work | None, channel: int, event: gr.SelectData) -> dict[Any, Any]:
-        return given(answers.click(work, event.index, channel))
+    def give(self, work: Work | None, strength: float, kind: str) -> dict[Any, Any]:
+        return self.given(self.answers.give(work, strength, kind) if work is not None else {"work": None})
 
+    def inspect_place(
+        self, work: Work | None, x: float | None, y: float | None, channel: int, chosen: int
+    ) -> dict[Any, Any]:
+        return self.given(self.answers.inspect(work, x, y, channel, chosen))
+
+    def click(self, work: Work | None, channel: int, chosen: int, event: gr.SelectData) -> dict[Any, Any]:
+        return self.given(self.answers.click(work, event.index, channel, chosen))
+
+
+def _connect(answers: Answers, parts: dict[str, Any], gallery: Any, show: Any) -> None:
+    """Which answer belongs to which event. All that runs the network waits for its turn in one line."""
+    handlers = _Handlers(answers, parts)
+    outputs = [part for name, part in parts.items() if name not in ("network", "strength", "kind")]
     reading = {"outputs": outputs, "concurrency_limit": 1, "concurrency_id": "reading", **_private()}
     running = {"outputs": outputs, "concurrency_limit": 1, "concurrency_id": "network", **_private()}
-    upload = parts["upload"]
-    for event in (upload.upload, upload.clear):
-        event(load_file, upload, **reading, show_progress_on=parts["status"])
+    work, channel, chosen = parts["work"], parts["channel"], parts["network"]
+    whole = [work, channel, chosen, parts["strength"], parts["kind"]]
+    on_status = {"show_progress_on": parts["status"]}
+    loads = [parts["upload"].upload(handlers.load_file, parts["upload"], **reading, **on_status)]
     if gallery is not None:
-        gallery.select(load_sample, None, **reading, show_progress_on=parts["status"])
-    work, channel = parts["work"], parts["channel"]
-    restored = parts["run"].click(restore, [work, channel], **running, show_progress_on=parts["slider"])
-    restored.then(None, js=_NAME_PICTURES, **_private())
-    place = [work, parts["x"], parts["y"], channel]
-    parts["place"].select(click, [work, channel], **running, show_progress_on=parts["kernel"])
+        loads.append(gallery.select(handlers.load_sample, None, **reading, **on_status))
+    for loaded in loads:
+        loaded.then(None, js=_SHOW_RESULT, **_private())
+        loaded.then(handlers.restore, whole, **running, **on_status)
+    parts["full"].click(handlers.restore_whole, whole, **running, **on_status)
+    chosen.input(handlers.choose, chosen, **running, **on_status).then(handlers.restore, whole, **running, **on_status)
+    for event in (parts["strength"].release, parts["kind"].input):
+        event(handlers.give, [work, parts["strength"], parts["kind"]], **reading, **on_status)
+    place = [work, parts["x"], parts["y"], channel, chosen]
+    parts["place"].select(handlers.click, [work, channel, chosen], **running, show_progress_on=parts["kernel"])
     for event in (show.click, parts["x"].submit, parts["y"].submit, channel.input):
-        event(inspect_place, place, **running, show_progress_on=parts["kernel"])
-    # The keyboard's way to move the divider, which itself follows the pointer alone.
-    parts["position"].input(
-        lambda percent: gr.update(slider_position=percent), parts["position"], parts["slider"],
-        show_progress="hidden", trigger_mode="always_last", **_private(),
-    )  # fmt: skip
-
-
-def launch(page: gr.Blocks, limits: Limits, host: str, port: int | None) -> str:
-    """Start serving in threads of their own. Returns the page's address.
-
-    Raises:
-        UserError: the port is taken, or the address isn't this machine's.
-    """
-    # Other people's sites must not reach a page on this machine by a name of theirs that leads here.
-    hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_OwnResourcesOnly)]
-    options = {
-        "server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True, "share": False,
-        "inbrowser": False, "show_error": False, "max_file_size": limits.bytes, "ssr_mode": False, "mcp_server": False,
-        "enable_monitoring": False, "run_history": False, "footer_links": [], "show_api": False, "pwa": False,
-        "state_session_capacity": SESSIONS, "app_kwargs": {"middleware": middleware},
-        "theme": gr.themes.Default(font=_FONTS, font_mono=_MONO), "css": CSS,
-    }  # fmt: skip
-    known = inspect.signature(gr.Blocks.launch).parameters
-    try:
-        _, address, _ = page.launch(**{name: value for name, value in options.items() if name in known})
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--host {host} --port {port or 'any'}: can't serve there: {reason}") from error
-    return address
-
-
-def close(page: gr.Blocks, folder: Path) -> None:
-    """Stop serving and delete the files."""
-    page.close(verbose=False)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-class _OwnResourcesOnly:
-    """Tells the browser to fetch nothing from other sites, whatever gradio's pages ask for, and takes nothing that
-    the pages of other sites send."""
-
-    POLICY = (
-        "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-        "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
-    )
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not _is_own(scope["headers"]):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"from another site\n"})
-            return
-
-        async def sending(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                added = [(b"content-security-policy", self.POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                message = message | {"headers": [*message.get("headers", []), *added]}
-            await send(message)
-
-        await self.app(scope, receive, sending if scope["type"] == "http" else send)
-
-
-def _is_own(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a request comes from this page, or from a program that is no browser and names no page."""
-    named = dict(headers)
-    origin = named.get(b"origin")
-    return origin is None or origin.partition(b"://")[2] == named.get(b"host")
+        event(handlers.inspect_place, place, **running, show_progress_on=parts["kernel"])
 
 
 def _known(component: Any, **options: Any) -> Any:

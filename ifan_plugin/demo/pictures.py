@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from ifan_plugin.errors import UserError
-from ifan_plugin.inference.photos import Photo, read_photo
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.images.reader import PICTURE_SUFFIXES
+from ifan_plugin.photos.read_write import Photo, read_photo
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", *sorted(PICTURE_SUFFIXES - {".jpg"}))
 MIN_SIDE = 8
 """Pixels: below it IFAN's features at 1/8 size have no pixel."""
 
@@ -23,10 +25,12 @@ class Limits:
     Args:
         megabytes: of the file, 2**20 bytes each.
         megapixels: of the picture, 10**6 pixels each.
+        at_once: megapixels that are restored at once; larger pictures are reduced to it first, and whole on request.
     """
 
-    megabytes: float = 40.0
-    megapixels: float = 4.0
+    megabytes: float = 100.0
+    megapixels: float = 100.0
+    at_once: float = 4.0
 
     @property
     def bytes(self) -> int:
@@ -70,6 +74,26 @@ def read_picture(path: str | os.PathLike, limits: Limits, name: str | None = Non
     if min(height, width) < MIN_SIDE:
         raise UserError(f"{name}: {width}x{height} pixels is too small; at least {MIN_SIDE}x{MIN_SIDE}")
     return photo
+
+
+def reduced(photo: Photo, megapixels: float) -> Photo:
+    """The picture at a size that has so many pixels at most; the same one where it has."""
+    height, width = photo.size
+    scale = (megapixels * 1e6 / (height * width)) ** 0.5
+    if scale >= 1:
+        return photo
+    size = max(MIN_SIDE, int(width * scale)), max(MIN_SIDE, int(height * scale))
+    pixels = cv2.resize(photo.pixels, size, interpolation=cv2.INTER_AREA)
+    alpha = None if photo.alpha is None else cv2.resize(photo.alpha, size, interpolation=cv2.INTER_AREA)
+    return replace(photo, pixels=pixels, alpha=alpha)
+
+
+def blended(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
+    """Between two pictures of one shape, uint8 or uint16: ``strength`` 0 gives ``before``, 1 ``after``."""
+    if strength >= 1:
+        return after
+    mixed = before.astype(np.float32) * np.float32(1 - strength) + after.astype(np.float32) * np.float32(strength)
+    return np.rint(mixed).astype(before.dtype)
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.demo.pictures import SUFFIXES, Limits, as_rgb, as_rgb8, read_picture
-from ifan_plugin.errors import UserError
-from ifan_plugin.inference.photos import Photo
+from ifan_plugin.images.color import linear_from_srgb, srgb_from_linear
+from ifan_plugin.photos.read_write import Photo
 
 QUICKSTART = Path("datasets/quickstart")
 BUNDLED = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
@@ -87,7 +87,7 @@ def find_samples(folder: Path | None, limits: Limits) -> Samples:
         readable = _readable([Sample(path.stem, path) for path in found], limits)
         if not readable:
             raise UserError(f"--samples {folder}: no picture in it can be used; valid: {limits.described()}")
-        return Samples(*zip(*readable), origin=f"Pictures in {folder}.")
+        return _samples(readable, f"Pictures in {folder}.")
     blurred = QUICKSTART / "test_c" / "source"
     if blurred.is_dir():
         members = []
@@ -96,10 +96,14 @@ def find_samples(folder: Path | None, limits: Limits) -> Samples:
             members.append(Sample(path.stem, path, sharp if sharp.is_file() else None))
         readable = _readable(members, limits)
         if readable:
-            return Samples(*zip(*readable), origin="The quickstart's test scenes, of simulated defocus.")
+            return _samples(readable, "The quickstart's test scenes, of simulated defocus.")
     readable = _readable([Sample(path.stem, path, blur=True) for path in _bundled()], limits)
     origin = f"scikit-image's sharp pictures, blurred here with a disc of {BLUR_RADIUS} px radius."
-    return Samples(*zip(*readable), origin=origin) if readable else Samples((), (), "")
+    return _samples(readable, origin if readable else "")
+
+
+def _samples(readable: Sequence[tuple[Sample, np.ndarray]], origin: str) -> Samples:
+    return Samples(tuple(sample for sample, _ in readable), tuple(shown for _, shown in readable), origin)
 
 
 def _readable(samples: Sequence[Sample], limits: Limits) -> list[tuple[Sample, np.ndarray]]:

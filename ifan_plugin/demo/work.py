@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ifan_plugin.demo.pictures import as_rgb
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.demo.pictures import as_rgb, blended
+from ifan_plugin.images.transparency import filled, with_hidden
 from ifan_plugin.inference.api import restore
 from ifan_plugin.inference.memory import budget, is_out_of_memory
-from ifan_plugin.inference.networks import Network
-from ifan_plugin.inference.photos import Photo
 from ifan_plugin.inference.run import require_precision
-from ifan_plugin.inspect_filters import FilterInspector, no_filters
+from ifan_plugin.photos.read_write import Photo
+from ifan_plugin.pictures.kernels import FilterInspector, no_filters
+from ifan_plugin.weights.networks import Network
 
 TOO_LITTLE_MEMORY = "There is too little memory to look at the filters of a picture of this size."
 
@@ -43,6 +44,9 @@ class Work:
         restored: shape and type of ``photo.pixels``.
         inspector: kernels and disparity; None where the network predicts no filters, or before it was restored.
         disparity: [H/8, W/8] in pixels at 1/8 size, or None.
+        blur_size: whether `disparity` is rather the diameter of the blur, in pixels at full size.
+        whole: the picture as it was read, where ``photo`` is reduced; else None.
+        strength: how much of the restored picture is shown and given, 0 to 1; the rest is the original.
         remark: why there is nothing to inspect, where there could be.
     """
 
@@ -52,13 +56,22 @@ class Work:
     restored: np.ndarray | None = None
     inspector: FilterInspector | None = None
     disparity: np.ndarray | None = None
+    blur_size: bool = False
     remark: str = ""
+    whole: Photo | None = None
+    strength: float = 1.0
 
     @property
     def result(self) -> Photo:
-        """The restored picture, with all that the photo had beside its pixels."""
+        """The restored picture at :attr:`strength`, with all that the photo had beside its pixels."""
         assert self.restored is not None
-        return replace(self.photo, pixels=self.restored)
+        return replace(self.photo, pixels=blended(self.photo.pixels, self.restored, self.strength))
+
+    def take_whole(self) -> None:
+        """From now on the picture is as large as it was read."""
+        if self.whole is not None:
+            self.photo, self.whole = self.whole, None
+            self.truth = self.restored = self.inspector = self.disparity = None
 
 
 class Worker:
@@ -111,9 +124,9 @@ class Worker:
             tell(share * done / max(total, 1), "Restoring" if total == 1 else f"Restoring: tile {done} of {total}")
 
         tell(0.0, "Restoring")
-        work.restored = restore(
-            work.photo.pixels, self.network, tile=self.tile, precision=self.precision, progress=tiles
-        )
+        visible = filled(work.photo.pixels, work.photo.alpha)
+        restored = restore(visible, self.network, tile=self.tile, precision=self.precision, progress=tiles)
+        work.restored = with_hidden(restored, work.photo.pixels, work.photo.alpha)
         work.inspector, work.disparity, work.remark = None, None, ""
         if not self.no_filters:
             tell(share, "Predicting the filters")
@@ -121,7 +134,7 @@ class Worker:
                 work.remark = TOO_LITTLE_MEMORY
                 tell(1.0, "Done")
                 return
-            planes = torch.from_numpy(as_rgb(work.photo.pixels)).permute(2, 0, 1)[None].contiguous()
+            planes = torch.from_numpy(as_rgb(visible)).permute(2, 0, 1)[None].contiguous()
             try:
                 work.inspector = FilterInspector(self.network.net, planes.to(self.network.device))
             except (MemoryError, RuntimeError) as error:
@@ -129,7 +142,9 @@ class Worker:
                     raise
                 work.remark = TOO_LITTLE_MEMORY
             else:
-                work.disparity = work.inspector.disparity
+                unit = self.network.blur_unit
+                found = work.inspector.disparity
+                work.disparity, work.blur_size = (found, False) if found is None or not unit else (found * unit, True)
         tell(1.0, "Done")
 
     def _is_too_large(self, photo: Photo) -> bool:

@@ -8,20 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ifan_plugin.common import machine
+
 _STATUS = Path("/proc/self/status")
 _SHARE = {"cpu": 0.6, "cuda": 0.85}
 """Part of the free memory that a run may take; other programs share the CPU's, and an overdrawn one kills processes."""
 
-_WORDS = (
-    "DefaultCPUAllocator", "out of memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-)  # fmt: skip
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the CPU or a device; every other fault is one."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    return isinstance(error, torch.OutOfMemoryError) or machine.is_out_of_memory(error)
 
 
 def budget(device: torch.device) -> int | None:
@@ -64,7 +60,7 @@ class PeakMemory:
         self.device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
+            self.before: int | None = torch.cuda.memory_allocated(device)
             return
         try:
             Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
@@ -74,9 +70,8 @@ class PeakMemory:
             self.before = _field(_STATUS, "VmRSS")
 
     def growth(self) -> int | None:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self.before
-        after = _field(_STATUS, "VmHWM")
+        is_cuda = self.device.type == "cuda"
+        after = torch.cuda.max_memory_allocated(self.device) if is_cuda else _field(_STATUS, "VmHWM")
         return None if after is None or self.before is None else max(after - self.before, 0)
 
 

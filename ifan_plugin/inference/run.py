@@ -9,23 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.inference import memory, tiles
 from ifan_plugin.inference.ensemble import transforms
+from ifan_plugin.ops.padding import pad_to_multiple
 
 logger = logging.getLogger("ifan_plugin")
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROBE = 256  # px: side of the crop that memory is measured with; pictures up to four of it are tried as a whole
+_COSTLY = 1.5  # times as long as the picture as a whole: from there on the user is told
 Progress = Callable[[int, int], Any]
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column of ``image`` [B, C, H, W] until H and W are multiples of ``multiple``."""
-    bottom, right = -image.shape[2] % multiple, -image.shape[3] % multiple
-    return functional.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
 @torch.no_grad()
@@ -40,16 +35,18 @@ def run_network(
     precision: str = "fp32",
     progress: Progress | None = None,
     halo: int | str = "auto",
+    program: nn.Module | None = None,
 ) -> Tensor:
     """Restore a picture in evaluation mode; the network's mode is put back afterwards.
 
     Args:
         network: ``forward(lq) -> restored``.
-        lq: what the network eats, [B, C, H, W], values in [0, 1]. It may lie on the CPU with the network on another
+        lq: the network's input, [B, C, H, W], values in [0, 1]. It may lie on the CPU with the network on another
             device: tiles are carried there one at a time, and no more than `lq`, the result and one tile is held.
         multiple: sizes that the network works at; None: its attribute ``multiple_of``, or 1.
         tile: None or ``off``: the whole picture at once. A number: tiles of so many pixels a side (their own part,
-            without the halo), rounded up to the network's grid. ``auto``: the whole picture where the free memory
+            without the halo), rounded up to the network's grid; longer ones, of the same memory, where the picture is
+            narrower than that. ``auto``: the whole picture where the free memory
             suffices, else the largest tile that does, by what a small run took. Out of memory, the tile is halved.
         ensemble: the mean over all flips and turns that are legal for the views
             (:mod:`ifan_plugin.inference.ensemble`): 8 runs for a centre view alone, 4 with left and right.
@@ -60,6 +57,8 @@ def run_network(
             where tiles are halved. Where a halo proves too narrow, the count starts again.
         halo: of the tiles: ``auto`` (measured, seams checked), ``exact`` (as far as the network can see) or pixels;
             see :mod:`ifan_plugin.inference.tiles`.
+        program: what computes in the network's place (:mod:`ifan_plugin.export.runtimes`), in ``fp32``; the network is
+            still asked how far it sees.
 
     Returns:
         The restored picture [B, 3, H, W], clipped to [0, 1], on the device of `lq`.
@@ -69,13 +68,13 @@ def run_network(
     """
     tile = checked_tile(tile)
     _check_halo(halo)
-    run = _Runner(network, lq, multiple or getattr(network, "multiple_of", 1), precision)
+    run = _Runner(network, lq, multiple or int(getattr(network, "multiple_of", 1)), precision, program)
     members = transforms(views) if ensemble else transforms(views)[:1]
     if 3 * len(views) != lq.shape[1] and ensemble:
         raise UserError(f"views: {', '.join(views)} are {3 * len(views)} channels, and lq has {lq.shape[1]}")
     was_training = network.training
     network.eval()
-    mean = None
+    mean: Tensor | None = None
     try:
         for number, member in enumerate(members):
             report = _part_of(progress, number, len(members))
@@ -83,16 +82,22 @@ def run_network(
             mean = restored if mean is None else mean.add_(restored)
     finally:
         network.train(was_training)
+    assert mean is not None  # there is one member at least
     return mean.div_(len(members)) if len(members) > 1 else mean
 
 
 class _Runner:
     """A network on its device at a precision, and what was measured of it."""
 
-    def __init__(self, network: nn.Module, lq: Tensor, multiple: int, precision: str) -> None:
+    def __init__(
+        self, network: nn.Module, lq: Tensor, multiple: int, precision: str, program: nn.Module | None = None
+    ) -> None:
         self.network, self.multiple, self.precision = network, multiple, precision
+        self.compute = program or network
         self.device = next((parameter.device for parameter in network.parameters()), lq.device)
         require_precision(precision, self.device)
+        if program is not None and precision != "fp32":
+            raise UserError(f"precision: {program.name} computes in fp32 alone, not in {precision}")
         self.step = tiles.grid_of(multiple)
         rounded = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         kind = ("tf32" if rounded else "fp32") if precision == "fp32" else precision
@@ -105,14 +110,14 @@ class _Runner:
         height, width = lq.shape[-2:]
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            restored = self.network(pad_to_multiple(lq.to(self.device), self.multiple))
+            restored = self.compute(pad_to_multiple(lq.to(self.device), self.multiple))
         restored = restored[..., :height, :width].clamp(0, 1)
         return (restored.float() if dtype else restored).to(lq.device)
 
     def restored(self, lq: Tensor, tile: int | str | None, halo: int | str, report: Progress) -> Tensor:
         """One picture, whole or by tiles."""
         height, width = lq.shape[-2:]
-        if tile is None or (self._fits(lq) if tile == "auto" else tile >= max(height, width)):
+        if tile is None or (tile >= max(height, width) if isinstance(tile, int) else self._fits(lq)):
             whole = tiles.run_or_none(self, lq)
             if whole is not None:
                 report(1, 1)
@@ -127,16 +132,19 @@ class _Runner:
     def _tiled(self, lq: Tensor, tile: int | str, halo: int | str, report: Progress) -> Tensor:
         width, radius = self._halo(lq, halo)
         while True:
-            side = self._automatic_side(lq, width) if tile == "auto" else tile
+            side = tile if isinstance(tile, int) else self._automatic_side(lq, width)
             # As wide as the radius there is nothing to check, and just beyond a tile's edge it is no longer that wide.
             checked = halo == "auto" and radius is not None and width < radius
             limit = self.tolerance / 2 if checked else None
             compared = checked or (radius is None and isinstance(halo, str))
-            tiling = tiles.Tiling(self, lq, self.step, side, width, compared, limit, report)
+            if isinstance(tile, int):
+                side = self._lengthened(lq, side, width)
+                self._tell_cost(lq, side, width)
+            tiling = tiles.Tiling(self, lq, self.step, side, width, compared=compared, limit=limit, report=report)
             try:
                 restored = tiling.restored()
             except tiles.HaloTooNarrowError as error:
-                width = min(2 * width, radius)
+                width = 2 * width if radius is None else min(2 * width, radius)
                 logger.info("The tiles' seams differ by %.1g: again with a halo of %d pixels.", error.difference, width)
             else:
                 break
@@ -147,6 +155,24 @@ class _Runner:
                 type(self.network).__name__, tiling.seam,
             )  # fmt: skip
         return restored
+
+    def _lengthened(self, lq: Tensor, side: int, halo: int) -> int:
+        """Of a picture narrower than a tile, tiles as large with their overlaps as those of a wide one would be."""
+        short = -(-min(lq.shape[-2:]) // self.multiple) * self.multiple
+        return max(side, (side + 2 * halo) ** 2 // short - 2 * halo) if short < side else side
+
+    def _tell_cost(self, lq: Tensor, side: int, halo: int) -> None:
+        """What tiles of a size that was asked for cost, where it shows: their overlaps are computed twice."""
+        size = (lq.shape[-2], lq.shape[-1])
+        factor = tiles.cost(size, side, self.step, halo)
+        key = ("cost", size, side, halo)
+        if factor < _COSTLY or key in self.facts or size[0] * size[1] < (_PROBE // 2) ** 2:
+            return
+        self.facts[key] = factor
+        logger.info(
+            "Tiles of %d pixels with an overlap of %d on every side take about %.1f times as long as the picture as a "
+            "whole; larger ones, or tile: auto, take less.", side, halo, factor,
+        )  # fmt: skip
 
     def _halo(self, lq: Tensor, halo: int | str) -> tuple[int, int | None]:
         """The halo's width, and how far the network can see; None: as far as the picture goes."""
@@ -164,7 +190,8 @@ class _Runner:
 
     def _bytes_a_pixel(self, lq: Tensor) -> float | None:
         """What the network takes, measured on a crop from the middle; infinite where not even that goes."""
-        key = ("bytes", str(self.device), self.precision)
+        by = "" if self.compute is self.network else self.compute.name
+        key = ("bytes", str(self.device), self.precision, by)
         side = _PROBE
         while key not in self.facts:
             top, left = (max(length - side, 0) // 2 for length in lq.shape[-2:])
@@ -185,11 +212,13 @@ class _Runner:
         """Whether the picture fits as a whole. Small ones aren't worth the measurement: they are tried."""
         if lq.shape[-2] * lq.shape[-1] <= 4 * _PROBE**2:
             return True
-        return tiles.automatic_side(self._bytes_a_pixel(lq), self._budget(lq), 0, tuple(lq.shape[-2:])) is None
+        height, width = lq.shape[-2:]
+        return tiles.automatic_side(self._bytes_a_pixel(lq), self._budget(lq), 0, (height, width)) is None
 
     def _automatic_side(self, lq: Tensor, halo: int) -> int:
-        side = tiles.automatic_side(self._bytes_a_pixel(lq), self._budget(lq), halo, tuple(lq.shape[-2:]))
-        return max(lq.shape[-2:]) if side is None else side
+        height, width = lq.shape[-2:]
+        side = tiles.automatic_side(self._bytes_a_pixel(lq), self._budget(lq), halo, (height, width))
+        return max(height, width) if side is None else side
 
 
 def require_precision(precision: str, device: torch.device, where: str = "precision") -> None:

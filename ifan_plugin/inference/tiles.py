@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.inference import memory
 
 logger = logging.getLogger("ifan_plugin")
@@ -78,17 +78,17 @@ def receptive_radius(network: nn.Module, multiple: int | None = None) -> int | N
     """
     if getattr(network, "sees_whole_picture", False):
         return None
-    step = grid_of(multiple or getattr(network, "multiple_of", 1))
+    step = grid_of(multiple or int(getattr(network, "multiple_of", 1)))
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     was_training = network.training
     network.eval()
     # Fast algorithms (Winograd's, Fourier's) spread a NaN farther than the convolution that they compute does.
     try:
         with torch.backends.cudnn.flags(enabled=False):
-            reaches = [_reach(network, axis, step, device) for axis in (2, 3)]
+            down, across = (_reach(network, axis, step, device) for axis in (2, 3))
     finally:
         network.train(was_training)
-    return None if None in reaches else max(reaches)
+    return None if down is None or across is None else max(down, across)
 
 
 def _reach(network: nn.Module, axis: int, step: int, device: torch.device) -> int | None:
@@ -163,6 +163,24 @@ class Region:
         ]
 
 
+def cost(size: tuple[int, int], side: int, step: int, halo: int) -> float:
+    """How many times the picture's pixels are computed where it is restored by tiles: 1 and more.
+
+    Args:
+        size: (H, W) of the picture.
+        side: of a tile's own part, before it is rounded up to the grid.
+        step: the grid.
+        halo: pixels on every side.
+    """
+    side = math.ceil(side / step) * step
+    total = 1.0
+    for length in size:
+        starts = range(0, length, side)
+        covered = sum(min(start + side + halo, length) - max(start - halo, 0) for start in starts)
+        total *= covered / length
+    return total
+
+
 class HaloTooNarrowError(Exception):
     """Two tiles disagree at their seam."""
 
@@ -196,6 +214,7 @@ class Tiling:
         step: int,
         side: int,
         halo: int,
+        *,
         compared: bool,
         limit: float | None,
         report: Callable[[int, int], None],
@@ -263,7 +282,7 @@ class Tiling:
     def _check_seams(self, part: Tensor, region: Region, crop: Region) -> None:
         """Compare with what is there already, in a band just beyond the tile's edges."""
         for band in self._bands(region, crop):
-            if not self._done[self._cells(band)].all():
+            if self.out is None or not self._done[self._cells(band)].all():
                 continue
             rows = slice(band.top - crop.top, band.bottom - crop.top)
             columns = slice(band.left - crop.left, band.right - crop.left)

@@ -1,6 +1,16 @@
-"""What IFAN's training adds to the deblurring loss."""
+"""What trainings add to the deblurring loss."""
 
+from ifan_plugin.losses.defocus_loss import DefocusLoss, DefocusMapLoss
 from ifan_plugin.losses.disparity_loss import DisparityLoss, area_downsample, warp_by_disparity
+from ifan_plugin.losses.frequency_loss import FrequencyLoss
 from ifan_plugin.losses.reblur_loss import ReblurLoss
 
-__all__ = ["DisparityLoss", "ReblurLoss", "area_downsample", "warp_by_disparity"]
+__all__ = [
+    "DefocusLoss",
+    "DefocusMapLoss",
+    "DisparityLoss",
+    "FrequencyLoss",
+    "ReblurLoss",
+    "area_downsample",
+    "warp_by_disparity",
+]

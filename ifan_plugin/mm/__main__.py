@@ -1,4 +1,4 @@
-"""``python -m ifan_plugin.mm VERB …``."""
+"""``python -m ifan_plugin.mm COMMAND …``."""
 
 import sys
 

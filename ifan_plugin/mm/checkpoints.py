@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from ifan_plugin import checkpoints, runner_files
-from ifan_plugin.errors import UserError
-from ifan_plugin.runner_files import GENERATOR, REBLUR, History
+from ifan_plugin.common import foreign
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.tensor_files import History, load_file
+from ifan_plugin.weights import official, runner_files
+from ifan_plugin.weights.runner_files import GENERATOR, REBLUR
 
 LOCAL = ""
 """The prefix by which mmengine knows local files."""
@@ -81,11 +83,13 @@ def load_from_file(filename: str | Path, map_location: Any = None) -> dict[str, 
         UserError: no such file, no checkpoint, a malformed one, or one that would run code.
     """
     path = Path(filename).expanduser()
-    content = checkpoints.load_file(path)
+    content = load_file(path)
+    if not _is_mmengines(content):
+        content = foreign.tidied(content, path)
     if isinstance(content.get("state_dict"), Mapping):
         runner_files.require_tensors(content, path)
         state = OrderedDict(content["state_dict"])
-        state._metadata = getattr(content["state_dict"], "_metadata", None)  # which the copy has lost
+        vars(state)["_metadata"] = getattr(content["state_dict"], "_metadata", None)  # which the copy has lost
         content = {**content, "state_dict": state, "message_hub": _with_histories(content, path)}
         if content["message_hub"] is None:
             del content["message_hub"]
@@ -102,36 +106,38 @@ def load_from_file(filename: str | Path, map_location: Any = None) -> dict[str, 
 
 
 def read_params(
-    filename: str | Path, network: str = GENERATOR, param_key: str = "params"
+    filename: str | Path, network: str = GENERATOR, param_key: str | None = None, names: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """One network's parameters out of a checkpoint of any kind, and its hyper-parameters as far as the file says them.
 
     Args:
         filename: as for :func:`load_from_file`.
         network: ``generator`` or ``reblur``.
-        param_key: ``params``, the last weights, or ``params_ema``, the averaged ones.
+        param_key: ``params``, the last weights, or ``params_ema``, the averaged ones; None: these where it has them.
+        names: the network's parameters', where they are known.
 
     Raises:
         UserError: as :func:`load_from_file`; no such network or ``param_key`` in the file.
     """
     path = Path(filename).expanduser()
-    content = checkpoints.load_file(path)
+    content = foreign.load(path, names)
     if runner_files.is_runner_file(content):
-        found = runner_files.as_ours(content, network, path)
-    elif checkpoints.is_official(content):
+        found = foreign.tidied(runner_files.as_ours(content, network, path), path, names)
+    elif official.is_official(content):
         networks = _networks(content, path)
         if network not in networks:
             raise UserError(f"{path}: has no reblurring network")
         found = networks[network]
     else:
         found = _networks(content, path)[GENERATOR]  # a file of ours holds one network, whichever it is
+    param_key = foreign.choose(found, param_key)
     if param_key not in found:
         known = [key for key in ("params", "params_ema") if key in found]
         raise UserError(f"{path}: has no '{param_key}'; valid: {' or '.join(known)}")
     return found[param_key], found.get("hyper_parameters", {})
 
 
-def require_resumable(filename: str | Path, schedulers: bool = False) -> None:
+def require_resumable(filename: str | Path, *, schedulers: bool = False) -> None:
     """Raise :class:`UserError` where a file can be loaded, but isn't a whole training state of a Runner's.
 
     Args:
@@ -139,7 +145,7 @@ def require_resumable(filename: str | Path, schedulers: bool = False) -> None:
         schedulers: whether the training has some, whose state must be there.
     """
     path = Path(filename).expanduser()
-    content = checkpoints.load_file(path)
+    content = load_file(path)
     meta = content.get("meta")
     if not (isinstance(content.get("state_dict"), Mapping) and isinstance(meta, Mapping) and "iter" in meta):
         raise UserError(f"{path}: holds weights, no training state of mmengine's; load_from starts from it")
@@ -163,13 +169,20 @@ def is_best_in(folder: str | Path, path: Any) -> bool:
     return is_best and found.parent.resolve() == Path(folder).resolve()
 
 
+def _is_mmengines(content: Mapping[str, Any]) -> bool:
+    """Whether a Runner wrote it, for this package's model or another: it is loaded whole."""
+    return runner_files.is_runner_file(content) or isinstance(content.get("meta"), Mapping)
+
+
 def _networks(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     """``generator`` and, in the authors' files, ``reblur`` -> our kind of file's content."""
-    if checkpoints.is_official(content):
-        official = checkpoints.from_official(content, path=path)
-        networks = {GENERATOR: {"params": official.params, "hyper_parameters": official.arch_kwargs}}
-        if official.reblur_params is not None:
-            networks[REBLUR] = {"params": official.reblur_params, "hyper_parameters": official.reblur_kwargs}
+    if official.is_official(content):
+        theirs = official.from_official(content, path=path)
+        networks: dict[str, dict[str, Any]] = {
+            GENERATOR: {"params": theirs.params, "hyper_parameters": theirs.arch_kwargs}
+        }
+        if theirs.reblur_params is not None:
+            networks[REBLUR] = {"params": theirs.reblur_params, "hyper_parameters": theirs.reblur_kwargs}
         return networks
     sets = {key: content[key] for key in ("params", "params_ema") if isinstance(content.get(key), Mapping)}
     if not sets:

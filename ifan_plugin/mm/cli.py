@@ -1,13 +1,15 @@
-"""``python -m ifan_plugin.mm``: train and test on mmengine's Runner, with mmengine's own flags."""
+"""``basicsr mm``, or ``python -m ifan_plugin.mm``: train and test on mmengine's Runner, with mmengine's own flags."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import logging
+import os
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +19,35 @@ from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ifan_plugin import __version__
-from ifan_plugin.cli.arguments import Parser
-from ifan_plugin.errors import UserError
-from ifan_plugin.mm import checkpoints, distributed
+from ifan_plugin.common import stopping
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.files import make_folder, writing_below
+from ifan_plugin.common.locks import only_run
+from ifan_plugin.host import ranks
+from ifan_plugin.mm import checkpoints, distributed, resuming
 from ifan_plugin.mm import config as configs
-from ifan_plugin.options import nearest
+from ifan_plugin.mm.hooks import ThroughputHook
+from ifan_plugin.mm.optim import ScheduleFreeHook
+from ifan_plugin.mm.stopping import StopHook
+from ifan_plugin.options import commands
+from ifan_plugin.options.arguments import Parser
+from ifan_plugin.options.recipes import option_path
 
 PROGRAM = "python -m ifan_plugin.mm"
 
-_HELP = f"""\
-usage: {PROGRAM} VERB [arguments]
+_HELP = """\
+usage: {PROGRAM} COMMAND [arguments]
 
 IFAN, and other networks, on mmengine's Runner, from a config file.
 
-verbs:
+commands:
   train     train, validate and keep checkpoints
   test      measure a checkpoint and write its pictures
 
 examples:
   {PROGRAM} train options/mm/ifan_quickstart.py
   {PROGRAM} test options/mm/ifan_quickstart.py work_dirs/ifan_quickstart/iter_1800.pth
-  {PROGRAM} VERB --help
+  {PROGRAM} COMMAND --help
 
 A config that ends in .py is a program and is run: read it before you use somebody else's. One in YAML or JSON is data.
 """
@@ -47,7 +56,7 @@ _END = """
 exit status: 0 done, 2 invalid input (one line says what), 1 a fault of the program."""
 
 _EXAMPLES = {
-    "train": f"""\
+    "train": """\
 values of --cfg-options:
   numbers, true, false, None, lists 1,2 or [1,2], tuples (1,2); anything else is text, and so is what stands in quotes
   ('"a, b"'). Values aren't run. A number as a key picks an item of a list: param_scheduler.0.gamma=0.5
@@ -59,25 +68,30 @@ examples:
   {PROGRAM} train options/mm/ifan_dpdd.py --work-dir runs/dpdd --resume
   {PROGRAM} train options/mm/ifan_dpdd.py --amp --cfg-options train_cfg.max_iters=1000 train_dataloader.batch_size=4
   torchrun --nproc_per_node=2 -m ifan_plugin.mm train options/mm/ifan_dpdd.py --launcher pytorch
-{_END}""",
-    "test": f"""\
+""",
+    "test": """\
 examples:
   {PROGRAM} test options/mm/ifan_quickstart.py work_dirs/ifan_quickstart/iter_1800.pth
   {PROGRAM} test options/mm/ifan_quickstart.py experiments/IFAN_quickstart/models/net_g_latest.pth
   {PROGRAM} test options/mm/ifan_dpdd.py IFAN.pth --cfg-options test_dataloader.dataset.dataroot=~/DPDD
-{_END}""",
+""",
 }
 
 
-def build_parser(verb: str) -> Parser:
-    """The parser of one verb; its errors are :class:`UserError`."""
+def build_parser(verb: str, program: str = PROGRAM) -> Parser:
+    """The parser of one verb; its errors are :class:`UserError`. ``program``: what it is called as."""
     what = "Train a network" if verb == "train" else "Test a checkpoint"
     parser = Parser(
-        prog=f"{PROGRAM} {verb}",
+        prog=f"{program} {verb}",
         description=f"{what} on mmengine's Runner, from a config file (.py, .yml, .yaml or .json).",
-        epilog=_EXAMPLES[verb],
+        epilog=f"{_EXAMPLES[verb]}{_END}".replace("{PROGRAM}", program),
     )
-    parser.add_argument("config", metavar="CONFIG", help="config file")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        type=option_path,
+        help="config file, or the name of one that ships with the package (see basicsr recipes)",
+    )
     if verb == "test":
         parser.add_argument(
             "checkpoint", metavar="CHECKPOINT", help="checkpoint of mmengine, BasicSR or the IFAN authors"
@@ -113,32 +127,24 @@ def _resume_from(text: str) -> str:
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0 done, 2 invalid input (one line on stderr), 130 interrupted."""
+def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Run one verb. Returns the exit status, as :func:`ifan_plugin.options.commands.run` does.
+
+    Args:
+        argv: the arguments; None: the process's.
+        program: what it is called as, for help and messages.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        (sys.stdout if argv else sys.stderr).write(_HELP)
-        return 0 if argv else 2
-    if argv[0] in ("-V", "--version"):
-        sys.stdout.write(f"ifan_plugin {__version__}\n")
+
+    def start(verb: str, arguments: list[str]) -> int:
+        _VERBS[verb](build_parser(verb, program).parse_args(arguments))
         return 0
-    verb = argv[0]
-    if verb not in _VERBS:
-        sys.stderr.write(f"{PROGRAM}: unknown verb '{verb}'; {nearest(verb, _VERBS)}\n")
-        return 2
-    try:
-        _VERBS[verb](argv[1:])
-    except UserError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{PROGRAM}: interrupted\n")
-        return 130
-    return 0
+
+    return commands.run(argv, program, _VERBS, _HELP.replace("{PROGRAM}", program), start, _log_handlers)
 
 
-def train(argv: list[str]) -> None:
-    """``train``: see :func:`build_parser`. Raises :class:`UserError`."""
-    args = build_parser("train").parse_args(argv)
+def train(args: argparse.Namespace) -> None:
+    """``train``, with what :func:`build_parser` parsed. Raises :class:`UserError`."""
     config = _prepared(args, "train")
     if args.amp:
         use_mixed_precision(config)
@@ -155,20 +161,29 @@ def train(argv: list[str]) -> None:
             sys.stderr.write(f"--resume: no checkpoint in {where}: starting from the beginning.\n")
         else:
             checkpoints.require_resumable(path, schedulers=bool(config.get("param_scheduler")))
+            resuming.require_same_training(path, config)
             sys.stderr.write(f"Resuming from {path}.\n")
         config.resume, config.load_from = path is not None, None if path is None else str(path)
-    _run(config, args.launcher, lambda runner: runner.train())
+    with ExitStack() as locks:
+        if _is_first_rank(args.launcher):
+            work_dir = Path(config.work_dir)
+            locks.enter_context(only_run(work_dir / ".train.lock", f"work dir {work_dir}:"))
+        _run(config, args.launcher, lambda runner: runner.train())
 
 
-def test(argv: list[str]) -> None:
-    """``test``: see :func:`build_parser`. Raises :class:`UserError`."""
-    args = build_parser("test").parse_args(argv)
+def _is_first_rank(launcher: str) -> bool:
+    ranks = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
+    return launcher == "none" or os.environ.get(ranks[launcher], "0") == "0"
+
+
+def test(args: argparse.Namespace) -> None:
+    """``test``, with what :func:`build_parser` parsed. Raises :class:`UserError`."""
     config = _prepared(args, "test")
     config.resume, config.load_from = False, str(_existing(args.checkpoint, "CHECKPOINT"))
     _run(config, args.launcher, lambda runner: runner.test())
 
 
-_VERBS: dict[str, Callable[[list[str]], None]] = {"train": train, "test": test}
+_VERBS: dict[str, Callable[[argparse.Namespace], None]] = {"train": train, "test": test}
 
 
 def _prepared(args: argparse.Namespace, verb: str) -> Config:
@@ -179,10 +194,7 @@ def _prepared(args: argparse.Namespace, verb: str) -> Config:
     configs.check(config, name, verb)
     work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     config.work_dir = str(Path(work_dir).expanduser())
-    try:
-        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"work dir {config.work_dir}: can't be made: {error.strerror or error}") from error
+    make_folder(config.work_dir)
     for loop in ("train", "val", "test"):
         loader = config.get(f"{loop}_dataloader")
         if isinstance(loader, dict) and not loader.get("num_workers", 0):
@@ -262,22 +274,28 @@ def _existing(path: str, flag: str) -> Path:
 
 
 def _run(config: Config, launcher: str, what: Callable[[Runner], Any]) -> None:
-    distributed.prepare(config, launcher)
-    try:
-        with checkpoints.scoped_loader():
-            runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
-            what(runner)
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    with ranks.left_together("--resume"), writing_below(config.work_dir):
+        distributed.prepare(config, launcher)
+        try:
+            with checkpoints.scoped_loader():
+                what(_built_runner(config))
+        finally:
+            stopping.forget()
 
 
-def _fail(message: str) -> int:
-    message = " ".join(message.split())
-    prefix = "" if message.startswith(PROGRAM) else f"{PROGRAM}: "
-    sys.stderr.write(f"{prefix}{message}\n")
-    if MMLogger._instance_dict:  # a run's log should say why it ended
-        for handler in MMLogger.get_current_instance().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.emit(logging.makeLogRecord({"levelname": "ERROR", "levelno": logging.ERROR, "msg": message}))
-    return 2
+def _built_runner(config: Config) -> Runner:
+    wrapper = config.get("optim_wrapper")
+    if isinstance(wrapper, dict) and "optimizer" in wrapper and not wrapper.get("clip_grad"):
+        wrapper["clip_grad"] = {"max_norm": float("inf")}  # changes nothing, and puts the gradient's norm into the log
+    runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    for kind in (StopHook, ThroughputHook, ScheduleFreeHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
+    if torch.distributed.is_initialized():
+        ranks.meet()
+    return runner
+
+
+def _log_handlers() -> list[logging.Handler]:
+    """Those of the Runner's log, if it has begun."""
+    return list(MMLogger.get_current_instance().handlers) if MMLogger._instance_dict else []

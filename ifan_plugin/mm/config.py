@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,10 +16,12 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ifan_plugin import option_file
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.files import from_json
 from ifan_plugin.mm import config_values
-from ifan_plugin.options import Option, check_call, check_value, nearest
+from ifan_plugin.options import file as option_file
+from ifan_plugin.options import kinds
+from ifan_plugin.options.schema import Option, check_call, check_value, nearest
 
 ENDINGS = (".py", ".yml", ".yaml", ".json")
 RUNNER_KEYS = {
@@ -61,6 +62,7 @@ def read(path: str | Path) -> Config:
     if path.suffix == ".py":
         return _run(path)
     options = _read_json(path) if path.suffix == ".json" else option_file.read(path)
+    kinds.require_kind(options, path, kinds.MMENGINE)
     if "_base_" in options:
         raise UserError(f"{path}: _base_ is valid in .py configs only")
     for place, name in _names(options):
@@ -103,7 +105,7 @@ def _with_imports(config: Config, path: Path) -> Config:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise UserError(f"{path}: not valid JSON: {' '.join(str(error).split())}") from None
     if not isinstance(options, dict):
@@ -143,8 +145,8 @@ def override(config: Config, entries: Iterable[str]) -> None:
         names = path.strip().split(".")
         if not equals or not all(names):
             raise UserError(f"{where}: must have the form key.subkey=value")
-        _require_place(config, names, where)
-        value = parse_value(text, where)
+        place = _require_place(config, names, where)
+        value = _given_value(text, where, names[-1], place)
         if names[0] == "custom_imports":
             raise UserError(f"{where}: custom_imports is valid in the config file only, and is done by now")
         if names[-1] in _NAMES and "." in str(value):  # mmengine would import it and call what it finds
@@ -152,7 +154,17 @@ def override(config: Config, entries: Iterable[str]) -> None:
         config.merge_from_dict({path.strip(): value})
 
 
-def _require_place(config: Config, names: list[str], where: str) -> None:
+def _given_value(text: str, where: str, name: str, place: Any) -> Any:
+    """:func:`parse_value`, but for options that are text, which Python's numbers may look like (``2024_11_26``)."""
+    current = place.get(name) if isinstance(place, (Mapping, Config)) else None
+    text = text.strip()
+    if option_file.is_text(name) and not (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
+        return None if text.lower() == "none" else text
+    value = parse_value(text, where)
+    return text if isinstance(current, str) and isinstance(value, (int, float)) and "_" in text else value
+
+
+def _require_place(config: Config, names: list[str], where: str) -> Any:
     if names[0] not in RUNNER_KEYS:
         if names[0] in config:
             raise UserError(
@@ -170,10 +182,11 @@ def _require_place(config: Config, names: list[str], where: str) -> None:
         if not isinstance(place, (Mapping, Config)):
             raise UserError(f"{where}: '{'.'.join(names[:depth])}' has no keys")
         if depth == len(names) - 1:
-            return
+            break
         if name not in place:
             raise UserError(f"{where}: no key '{name}'; {nearest(name, place)}")
         place = place[name]
+    return place
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -219,7 +232,7 @@ def _split(text: str, where: str) -> list[str]:
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def check(config: Config, where: str, verb: str) -> None:
+def check(config: Config, where: str, verb: str) -> None:  # noqa: C901 (one section a branch)
     """Check names and types of what the Runner will build, before it builds anything.
 
     Args:
@@ -349,7 +362,8 @@ def _check_typed(value: Mapping[str, Any], kinds: Registry, scope: str, place: s
 
 def _parameters(found: Callable) -> set[str] | None:
     """Names a class or function takes, those its base classes take through ``**kwargs`` among them; None: any."""
-    functions = [c.__init__ for c in found.__mro__] if inspect.isclass(found) else [found]
+    classes: list[Any] = list(inspect.getmro(found)) if inspect.isclass(found) else []
+    functions = [each.__init__ for each in classes] or [found]
     names: set[str] = set()
     for function in functions:
         if function is object.__init__:

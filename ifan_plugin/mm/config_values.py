@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.metrics.protocols import BETTER
 from ifan_plugin.mm.metrics import NO_REFERENCE
-from ifan_plugin.options import Option, check_mapping, check_value, nearest
+from ifan_plugin.options.schema import Option, check_mapping, check_value, nearest
 
 _LOOPS = ("train", "val", "test")
 _OURS = ("DualPixelDataset", "SimulatedDualPixelDataset")  # data sets that stack ``views``
@@ -22,7 +22,10 @@ _RANDOMNESS = {
     "diff_rank_seed": Option(bool, False),
     "deterministic": Option(bool, False),
 }
-_CLIPPING = {"norm": (clip_grad_norm_, "max_norm"), "value": (clip_grad_value_, "clip_value")}
+_CLIPPING: dict[str, tuple[Callable[..., Any], str]] = {
+    "norm": (clip_grad_norm_, "max_norm"),
+    "value": (clip_grad_value_, "clip_value"),
+}
 
 
 def check(config: Config, where: str) -> None:
@@ -91,7 +94,7 @@ def _check_best(config: Config, where: str) -> None:
 
 
 def _check_views(config: Config, where: str) -> None:
-    """IFAN eats the centre view, its dual-pixel model centre, left, right: the data must be stacked like that."""
+    """IFAN takes the centre view, its dual-pixel model centre, left, right: the data must be stacked like that."""
     generator = (config.get("model") or {}).get("generator")
     if not isinstance(generator, Mapping) or generator.get("type") not in ("IFAN", IFAN):
         return

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 from mmengine.dataset import Compose
+from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.words import counted
 from ifan_plugin.data import dual_pixel_dataset, simulated_dataset
 from ifan_plugin.data.augment import AugmentConfig, augment
+from ifan_plugin.data.device_patches import finish_one
 from ifan_plugin.data.sampler import EpochIndex
-from ifan_plugin.errors import UserError
 from ifan_plugin.metrics.protocols import protocol_named
-from ifan_plugin.options import nearest
+from ifan_plugin.options.schema import nearest
 
-PICTURES = {"gt": "gt_img", "left": "left", "right": "right"}
+PICTURES = {"gt": "gt_img", "left": "left", "right": "right", "coc": "coc"}
 """Role in our samples -> field of a data sample; ``lq`` becomes ``inputs``."""
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -26,10 +29,10 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 class PackRestoration:
     """A transform: one of our samples to what mmengine's loops and models take.
 
-    ``{"lq": [C, H, W], "gt": [3, H, W], "left", "right", "key", "lq_path", "gt_path", …}`` (``lq`` and strings where
-    they are, RGB in [0, 1]) becomes ``{"inputs": [C, H, W], "data_samples": sample}``: the sample's fields are
-    ``gt_img``, ``left`` and ``right``, its meta information everything else: ``key``, ``img_path``, ``gt_path``,
-    ``views``, ``bit_depth``, ``rotate_back``, ``channel_order``.
+    ``{"lq": [C, H, W], "gt": [3, H, W], "left", "right", "coc", "key", "lq_path", "gt_path", …}`` (``lq`` and strings
+    where they are, RGB in [0, 1]) becomes ``{"inputs": [C, H, W], "data_samples": sample}``: the sample's fields are
+    ``gt_img``, ``left``, ``right`` and ``coc``, its meta information everything else: ``key``, ``img_path``,
+    ``gt_path``, ``views``, ``bit_depth``, ``rotate_back``, ``channel_order``.
     """
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +85,7 @@ class AugmentDefocus:
         images = {role: _unit(results[name]) for role, name in self.keys.items()}
         sizes = {image.shape[:2] for image in images.values()}
         if len(sizes) > 1 or min(min(size) for size in sizes) < self.config.patch_size:
-            shown = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            shown = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
             raise UserError(
                 f"AugmentDefocus: a scene's pictures must be equally large, at least {self.config.patch_size} pixels "
                 f"each way (patch_size), not {shown}"
@@ -107,7 +110,7 @@ class _Wrapped(Dataset):
     Attributes of the data set itself are passed through.
     """
 
-    wrapped: type[Dataset]
+    wrapped: type[dual_pixel_dataset.DualPixelDataset] | type[simulated_dataset.SimulatedDualPixelDataset]
 
     def __init__(
         self,
@@ -129,6 +132,9 @@ class _Wrapped(Dataset):
                 raise UserError(f"{place}: protocol: valid in phases val and test only")
             self._protocol.fill(options, place)
         self.dataset = self.wrapped(options)
+        if self.dataset.pairing and MMLogger._instance_dict:  # a run's log, if there is a run
+            line = f"{options['name']}: {counted(len(self.dataset), 'scene')}, paired {self.dataset.pairing}."
+            MMLogger.get_current_instance().info(line)
         self.pipeline = Compose([dict(each) if isinstance(each, Mapping) else each for each in pipeline])
         self.metainfo = {
             "dataset_type": type(self).__name__,
@@ -154,7 +160,8 @@ class _Wrapped(Dataset):
             index = EpochIndex(index, 0, np.random.randint(2**31))
         if self._takes_seed and hasattr(index, "seed"):  # the run's, which resuming may have changed by now
             self.dataset._seed = index.seed
-        sample = {**self.dataset[index], **self._every_sample, "sample_idx": int(index)}
+        # Data sets with on_device: true are finished here, on the CPU; mmengine's models take finished samples.
+        sample = {**finish_one(self.dataset[index]), **self._every_sample, "sample_idx": int(index)}
         if self._protocol is not None and "gt" in sample:
             for role in {"lq", *PICTURES} & sample.keys():
                 sample[role] = self._protocol.prepared(sample[role])

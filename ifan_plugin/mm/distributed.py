@@ -10,10 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.model import MMDistributedDataParallel
-from torch import nn
+from torch import Tensor, nn
 
-from ifan_plugin import host
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host.slurm import slurm_environment
+from ifan_plugin.mm.steps import train_step
+from ifan_plugin.models.training_step import lay_out
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -39,14 +41,21 @@ class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
     def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **kwargs: Any) -> None:
         on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
         kwargs.setdefault("broadcast_buffers", False)  # as the Runner has it
+        lay_out(module)
         super().__init__(module=module, device_ids=None if on_cpu else device_ids, **kwargs)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """One training step, of this package's model :func:`ifan_plugin.mm.steps.train_step`, else mmengine's."""
+        if not hasattr(self.module, "accumulate"):
+            return super().train_step(data, optim_wrapper)
+        return train_step(self, self.module, data, optim_wrapper)
 
 
 def prepare(config: Config, launcher: str) -> None:
-    """Check that the launcher has set what is needed; without a GPU start gloo's process group and wrap for it.
+    """Check that the launcher has set what is needed, and choose the wrapper; without a GPU start gloo's process group.
 
     Args:
-        config: its ``launcher`` and, without a GPU, ``model_wrapper_cfg`` and ``env_cfg`` are set here.
+        config: its ``launcher``, ``model_wrapper_cfg`` and, without a GPU, ``env_cfg`` are set here.
         launcher: one of ``LAUNCHERS``.
 
     Raises:
@@ -62,10 +71,13 @@ def prepare(config: Config, launcher: str) -> None:
             f"--launcher {launcher}: {missing[0]} is not set; start with {command} -m ifan_plugin.mm … --launcher "
             f"{launcher}"
         )
+    wrapper = config.get("model_wrapper_cfg") or {"find_unused_parameters": config.get("find_unused_parameters", False)}
+    if wrapper.get("type", "MMDistributedDataParallel") == "MMDistributedDataParallel":
+        config.model_wrapper_cfg = {**wrapper, "type": "AnyDeviceDistributedDataParallel"}
     if torch.cuda.is_available():  # the Runner does the rest
         return
     if launcher == "slurm":
-        host.slurm_environment(None)
+        slurm_environment(None)
     elif launcher == "mpi":
         for ours, theirs in (("RANK", "RANK"), ("WORLD_SIZE", "SIZE"), ("LOCAL_RANK", "LOCAL_RANK")):
             os.environ[ours] = os.environ[f"OMPI_COMM_WORLD_{theirs}"]
@@ -73,9 +85,6 @@ def prepare(config: Config, launcher: str) -> None:
     options = dict(config.get("env_cfg", {}).get("dist_cfg", {}))
     if not is_distributed():  # the Runner's own start asks for a GPU; it leaves alone a group that is there
         seconds = options.get("timeout")
-        arguments = {} if seconds is None else {"timeout": timedelta(seconds=seconds)}
+        arguments: dict[str, Any] = {} if seconds is None else {"timeout": timedelta(seconds=seconds)}
         torch.distributed.init_process_group("gloo", **arguments)
     config.merge_from_dict({"env_cfg": {"dist_cfg": {**options, "backend": "gloo"}}})
-    wrapper = config.get("model_wrapper_cfg") or {"find_unused_parameters": config.get("find_unused_parameters", False)}
-    if wrapper.get("type", "MMDistributedDataParallel") == "MMDistributedDataParallel":
-        config.model_wrapper_cfg = {**wrapper, "type": "AnyDeviceDistributedDataParallel"}

@@ -14,10 +14,10 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from tqdm import tqdm
 
-from ifan_plugin.errors import UserError
-from ifan_plugin.files import remove_remains, written_aside
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.files import make_folder, remove_remains, written_aside
 from ifan_plugin.mm.checkpoints import is_best_in
-from ifan_plugin.options import nearest
+from ifan_plugin.options.schema import nearest
 
 ASIDE = "ifan_aside"
 """Name of the storage backend that writes aside and renames."""
@@ -53,12 +53,9 @@ class AsideBackend(LocalBackend):
             UserError: the disk is full, or the folder can't be written to. The old file is untouched.
         """
         path = Path(filepath)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(path) as file:
-                file.write(obj)
-        except OSError as error:
-            raise UserError(f"{path}: couldn't be saved, the run stops here: {error.strerror or error}") from error
+        make_folder(path.parent)
+        with written_aside(path) as file:
+            file.write(obj)
 
 
 def register_aside_backend() -> None:
@@ -80,7 +77,7 @@ class AsideCheckpointHook(CheckpointHook):
     _default_greater_keys = [*CheckpointHook._default_greater_keys, "psnr", "ssim", "sharpness"]  # noqa: RUF012
     _default_less_keys = [*CheckpointHook._default_less_keys, "mae", "lpips", "niqe"]  # noqa: RUF012
 
-    def __init__(self, interval: int = -1, by_epoch: bool = False, **kwargs: Any) -> None:
+    def __init__(self, interval: int = -1, *, by_epoch: bool = False, **kwargs: Any) -> None:
         register_aside_backend()
         if kwargs.get("backend_args") is None:
             kwargs["backend_args"] = {"backend": ASIDE}
@@ -156,10 +153,12 @@ class BasicSREMAHook(EMAHook):
         UserError: a decay that isn't between 0 and 1.
     """
 
-    def __init__(self, decay: float = 0.999, strict_load: bool = True) -> None:
+    def __init__(self, decay: float = 0.999, *, strict_load: bool = True) -> None:
         if not 0 < decay < 1:
             raise UserError(f"BasicSREMAHook: decay: must be between 0 and 1, not {decay}")
         super().__init__("ExponentialMovingAverage", strict_load, momentum=1 - decay)
+
+    strict_load: bool
 
     def before_run(self, runner: Any) -> None:
         """Make the averaged copy of the model."""
@@ -207,6 +206,24 @@ class FiniteGradientHook(Hook):
                 f"checkpoints in {runner.work_dir} are untouched. Lower optim_wrapper: optimizer: lr, or begin with a "
                 "warm-up, then go on with --resume."
             )
+
+
+class ThroughputHook(Hook):
+    """Puts the images a second that all ranks train on into the log, beside mmengine's time left and GPU memory."""
+
+    priority = "NORMAL"
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note the images of this iteration over its seconds, which mmengine's own timer has just noted."""
+        times = runner.message_hub.log_scalars.get("train/time")
+        samples = data_batch.get("inputs") if isinstance(data_batch, Mapping) else None
+        if times is None or samples is None:
+            return
+        seconds = float(times.current())
+        if seconds > 0:
+            runner.message_hub.update_scalar("train/images_per_s", len(samples) * runner.world_size / seconds)
 
 
 class ProgressBarHook(Hook):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.data import progressive
 from ifan_plugin.data.sampler import seed_everything
-from ifan_plugin.errors import UserError
 from ifan_plugin.mm.sampler import EpochSampler
 
 
@@ -19,8 +20,9 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     mmengine's own loop, on resuming, reads every batch that it has already trained on. Here the sampler starts behind
     them, and before each iteration Python's, NumPy's and torch's generators are seeded from (seed, iteration, rank), as
     in BasicSR's loop. Where the configs of sampler and data set have no seed of their own, they have the Runner's, on
-    resuming the resumed run's. Validation follows every ``val_interval`` iterations and the last one; a run that was
-    killed during the validation behind iteration N goes on with iteration N + 1, without validating at N again.
+    resuming the resumed run's. Validation follows every ``val_interval`` iterations and the last one. A checkpoint
+    is written before the validation behind its iteration: a run that resumes from it validates there first, so that
+    the best so far misses none.
 
     Args:
         runner: the Runner.
@@ -41,12 +43,20 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 dataloader["sampler"]["batch_size"] = dataloader.get("batch_size", 1)
             apart = runner._randomness_cfg.get("diff_rank_seed", False)  # mmengine's own loops read it there, too
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed, diff_rank_seed=apart)
-        if not isinstance(dataloader.sampler, EpochSampler):
+        dataloader = cast(DataLoader, dataloader)
+        sampler = dataloader.sampler
+        given = getattr(dataloader.dataset, "opt", {}).get("progressive")
+        if not isinstance(sampler, EpochSampler):
             raise UserError(
                 "train_dataloader: sampler: must be of type EpochSampler for train_cfg of type ResumableTrainLoop, "
-                f"not {type(dataloader.sampler).__name__}"
+                f"not {type(sampler).__name__}"
             )
-        self._seed_sampler(runner, dataloader.sampler)
+        self._seed_sampler(runner, sampler)
+        self.sampler = sampler
+        sampler.stages = progressive.check(given, "train_dataloader: dataset: progressive")
+        if sampler.stages is not None:
+            progressive.check_batch(given, sampler.batch_size, "train_dataloader", "batch_size")
+            dataloader = progressive.staged_loader(dataloader, sampler)
         super().__init__(runner, dataloader, max_iters, **kwargs)
 
     def _seed_sampler(self, runner: Any, sampler: EpochSampler) -> None:
@@ -62,9 +72,12 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         runner.call_hook("before_train_epoch")  # all of an iteration-based training is one epoch to mmengine
         if self._iter > 0:
             self._lengthen_schedules()
-            self._seed_sampler(runner, self.dataloader.sampler)
-            self.dataloader.sampler.start_at(self._iter)
+            self._seed_sampler(runner, self.sampler)
+            self.sampler.start_at(self._iter)
             self.dataloader_iterator = iter(self.dataloader)
+            self._decide_current_val_interval()
+            if runner.val_loop is not None and self._validates_now():
+                runner.val_loop.run()
         while self._iter < self._max_iters and not self.stop_training:
             seed_everything(runner.seed, self._iter + 1, runner.rank)
             runner.model.train()

@@ -10,10 +10,12 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from ifan_plugin.errors import UserError
-from ifan_plugin.metrics import MetricUnavailableError, niqe, sharpness
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import pyiqa_metrics
+from ifan_plugin.host.metrics import niqe
+from ifan_plugin.metrics import MetricUnavailableError, sharpness
 from ifan_plugin.metrics.protocols import BETTER, protocol_named
-from ifan_plugin.options import nearest
+from ifan_plugin.options.schema import nearest
 
 NO_REFERENCE = {"niqe": niqe, "sharpness": sharpness}
 
@@ -25,7 +27,8 @@ class RestorationMetrics(BaseMetric):
     of its pictures'.
 
     Args:
-        metrics: ``psnr``, ``ssim``, ``mae``, ``lpips``, ``niqe``, ``sharpness``.
+        metrics: ``psnr``, ``ssim``, ``mae``, ``lpips``, ``niqe``, ``sharpness``; where pyiqa is installed its own, such
+            as ``pyiqa_musiq`` and ``pyiqa_dists``.
         protocol: what the first four are computed on (:data:`ifan_plugin.metrics.protocols.PROTOCOLS`). Cropping and
             resizing is the data set's (its own ``protocol``).
         baseline: measure the blurred centre view too; as ``blurred_psnr`` and so on.
@@ -43,6 +46,7 @@ class RestorationMetrics(BaseMetric):
         self,
         metrics: Sequence[str] = ("psnr", "ssim", "mae"),
         protocol: str = "ifan",
+        *,
         baseline: bool = False,
         prefix: str | None = None,
         **options: Any,
@@ -51,7 +55,9 @@ class RestorationMetrics(BaseMetric):
         self.prefix = prefix  # the base class warns where there is none: here the bare names are meant
         self.metrics = [metrics] if isinstance(metrics, str) else list(metrics)
         for name in self.metrics:
-            if name not in BETTER and name not in NO_REFERENCE:
+            if pyiqa_metrics.is_named(name):
+                pyiqa_metrics.function(name, "RestorationMetrics")
+            elif name not in BETTER and name not in NO_REFERENCE:
                 raise UserError(
                     f"RestorationMetrics: unknown metric '{name}'; {nearest(name, {**BETTER, **NO_REFERENCE})}"
                 )
@@ -82,19 +88,28 @@ class RestorationMetrics(BaseMetric):
         return means
 
     def _measure(self, picture: Tensor, sharp: Tensor | None) -> dict[str, float]:
-        figures = {}
+        figures: dict[str, float] = {}
         for name in self.metrics:
-            if name in BETTER and sharp is None:
-                self._say(f"no sharp pictures (gt_img): {name} is left out")
-                continue
             try:
-                if name in BETTER:
-                    figures |= self.protocol.metrics(picture, sharp, (name,))
-                else:
+                if pyiqa_metrics.is_named(name):
+                    figures |= self._of_pyiqa(name, picture, sharp)
+                elif name not in BETTER:
                     figures[name] = NO_REFERENCE[name](picture)
+                elif sharp is None:
+                    self._say(f"no sharp pictures (gt_img): {name} is left out")
+                else:
+                    figures |= self.protocol.metrics(picture, sharp, (name,))
             except MetricUnavailableError as error:
                 self._say(f"'{name}' is left out: {error}")
         return figures
+
+    def _of_pyiqa(self, name: str, picture: Tensor, sharp: Tensor | None) -> dict[str, float]:
+        measure = pyiqa_metrics.function(name, "RestorationMetrics")
+        compares = pyiqa_metrics.compares(name, "RestorationMetrics")
+        if compares and sharp is None:
+            self._say(f"no sharp pictures (gt_img): {name} is left out")
+            return {}
+        return {name: measure(picture, sharp) if compares else measure(picture)}
 
     def _say(self, message: str) -> None:
         """A warning, once."""

@@ -20,7 +20,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.inference import run_network
 from ifan_plugin.mm.data import PICTURES
 from ifan_plugin.mm.model import IFANRestorer
@@ -52,7 +52,8 @@ class IFANEditModel(IFANRestorer):
     Args:
         data_preprocessor: MMagic's, set up so that the network sees RGB in [0, 1], which is the default.
         **kwargs: as :class:`IFANRestorer` takes them: ``generator``, ``reblur``, ``pixel_loss``, ``disparity_loss``,
-            ``reblur_loss``, ``pretrained``, ``strict_load``, ``train_cfg``, ``test_cfg``, ``init_cfg``.
+            ``reblur_loss``, ``defocus_loss``, ``pretrained``, ``strict_load``, ``train_cfg``, ``test_cfg``,
+            ``init_cfg``.
 
     Raises:
         UserError: as that class does.
@@ -87,14 +88,15 @@ class IFANEditModel(IFANRestorer):
         if mode == "predict":
             return self._predict(lq, pictures["img"], data_samples)
         if mode == "loss":
-            fields = {"gt_img": data_samples.get("gt_img")} | {side: pictures.get(side) for side in VIEWS}
-            fields = {name: values for name, values in fields.items() if values is not None}
-            samples = [BaseDataElement(**{name: values[i] for name, values in fields.items()}) for i in range(len(lq))]
+            given = {name: None if data_samples is None else data_samples.get(name) for name in ("gt_img", "coc")}
+            fields = given | {side: pictures.get(side) for side in VIEWS}
+            there = {name: values for name, values in fields.items() if values is not None}
+            samples = [BaseDataElement(**{name: values[i] for name, values in there.items()}) for i in range(len(lq))]
             return self.loss(lq, samples)
         raise ValueError(f"mode must be tensor, predict or loss, not {mode!r}")
 
     def _eaten(self, pictures: Mapping[str, Tensor]) -> Tensor:
-        """What the network eats: the centre view, or the dual-pixel network's [B, 9, H, W]."""
+        """The network's input: the centre view, or the dual-pixel network's [B, 9, H, W]."""
         if not getattr(self.generator, "dual_pixel", False):
             return pictures["img"]
         missing = [side for side in VIEWS if side not in pictures]
@@ -130,6 +132,8 @@ class PackEditInputs:
         packed = DataSample(metainfo={"img_path": sample.get("lq_path"), **order, **rest})
         if "gt" in sample:
             packed.set_field(sample["gt"] * 255, "gt_img")
+        if "coc" in sample:
+            packed.set_field(sample["coc"], "coc")
         return {"inputs": inputs, "data_samples": packed}
 
     def __repr__(self) -> str:

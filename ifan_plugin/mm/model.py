@@ -1,10 +1,10 @@
-"""The model that mmengine's loops train, validate and test: IFAN with its three losses, or any ``forward(lq)``."""
+"""The model that mmengine's loops train, validate and test: IFAN with its losses, or any ``forward(lq)``."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine import dist
@@ -17,12 +17,14 @@ from torch.nn import functional
 
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.foreign import require_overlap
 from ifan_plugin.inference import run_network
 from ifan_plugin.mm.checkpoints import read_params
-from ifan_plugin.options import Option, check_call, check_mapping, nearest
-from ifan_plugin.runner_files import GENERATOR, REBLUR
-from ifan_plugin.training import fill_reblurring, forward_pass, loss_terms
+from ifan_plugin.mm.steps import train_step
+from ifan_plugin.models.training_step import fill_reblurring, forward_pass, loss_terms
+from ifan_plugin.options.schema import Option, check_call, check_mapping, nearest
+from ifan_plugin.weights.runner_files import GENERATOR, REBLUR
 
 Network = Mapping[str, Any] | nn.Module
 
@@ -30,9 +32,9 @@ TEST_OPTIONS = {"disparity": Option(bool, False)}
 PRETRAINED_OPTIONS = {
     GENERATOR: Option(str, None),
     REBLUR: Option(str, None),
-    "param_key": Option(str, "params", choices=("params", "params_ema")),
+    "param_key": Option(str, None, choices=("params", "params_ema")),
 }
-TRAIN_OPTIONS: dict[str, Option] = {}
+TRAIN_OPTIONS = {"accumulate": Option(int, 1, minimum=1), "compile": Option(bool, False)}
 
 
 class PixelLoss(nn.Module):
@@ -74,12 +76,18 @@ class IFANRestorer(BaseModel):
         pixel_loss: config of the deblurring loss; None: mean squared error.
         disparity_loss: config of the disparity loss, or None. Batches without left and right views go without it.
         reblur_loss: config of the reblurring loss, or None; there together with ``reblur``, or not at all.
+        defocus_loss: config of :class:`ifan_plugin.losses.DefocusLoss`, which is ours, or None; needs simulated data.
+        perceptual_loss: config of a loss between deep features, ``dict(type="LPIPSLoss", …)``, or None.
+        frequency_loss: config of a loss between spectra, ``dict(type="FrequencyLoss", …)``, or None.
         pretrained: a checkpoint of the generator, of any kind (BasicSR's, mmengine's, the authors', safetensors), or
-            ``dict(generator=FILE, reblur=FILE, param_key="params"|"params_ema")``.
+            ``dict(generator=FILE, reblur=FILE, param_key="params"|"params_ema")``, by default the averaged
+            weights where the file has them.
         strict_load: refuse checkpoints, whoever loads them, whose names, shapes or hyper-parameters aren't the
             networks'. (mmengine itself only warns, and goes on with random weights.) The authors' files are isotropic.
         data_preprocessor: default :class:`ifan_plugin.mm.preprocess.RestorationPreprocessor`.
-        train_cfg: nothing so far.
+        train_cfg: ``accumulate``: in how many parts a batch is worked through, for less memory (1); ``compile: True``
+            compiles the networks' forward and backward pass, which takes minutes in the first iteration and with each
+            new patch size.
         test_cfg: ``disparity: True`` adds the disparity map to the predictions.
         init_cfg: mmengine's.
 
@@ -94,7 +102,11 @@ class IFANRestorer(BaseModel):
         pixel_loss: Network | None = None,
         disparity_loss: Network | None = None,
         reblur_loss: Network | None = None,
+        defocus_loss: Network | None = None,
+        perceptual_loss: Network | None = None,
+        frequency_loss: Network | None = None,
         pretrained: str | Mapping[str, Any] | None = None,
+        *,
         strict_load: bool = True,
         data_preprocessor: Network | None = None,
         train_cfg: Mapping[str, Any] | None = None,
@@ -102,23 +114,33 @@ class IFANRestorer(BaseModel):
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor or {"type": "RestorationPreprocessor"}, init_cfg)
-        check_mapping(dict(train_cfg or {}), TRAIN_OPTIONS, "model: train_cfg")
+        training = check_mapping(dict(train_cfg or {}), TRAIN_OPTIONS, "model: train_cfg")
+        self.accumulate: int = training["accumulate"]
+        self._forward_pass = torch.compile(forward_pass) if training["compile"] else forward_pass
         self.with_disparity_map = check_mapping(dict(test_cfg or {}), TEST_OPTIONS, "model: test_cfg")["disparity"]
         self.strict_load = strict_load
         self.generator = _built(generator, "generator")
         is_ifan = isinstance(self.generator, IFAN)
-        for name, given in (("reblur", reblur), ("disparity_loss", disparity_loss), ("reblur_loss", reblur_loss)):
+        needing_ifan = {
+            "reblur": reblur, "disparity_loss": disparity_loss, "reblur_loss": reblur_loss,
+            "defocus_loss": defocus_loss,
+        }  # fmt: skip
+        for name, given in needing_ifan.items():
             if given is not None and not is_ifan:
                 raise UserError(f"model: {name}: needs a generator of type IFAN, not {type(self.generator).__name__}")
         if (reblur is None) != (reblur_loss is None):
             there, missing = ("reblur_loss", "reblur") if reblur is None else ("reblur", "reblur_loss")
             raise UserError(f"model: {there} is there and {missing} isn't: reblurring needs both, or neither")
-        if disparity_loss is not None and not self.generator.use_disparity:
-            raise UserError("model: disparity_loss: the generator has no disparity estimator; remove one of them")
+        for name in ("disparity_loss", "defocus_loss"):
+            if needing_ifan[name] is not None and not self.generator.use_disparity:
+                raise UserError(f"model: {name}: the generator has no disparity estimator; remove one of them")
         self.reblur = None if reblur is None else self._build_reblurring(reblur)
         self.pixel_loss = _built(pixel_loss or {"type": "PixelLoss"}, "pixel_loss")
         self.disparity_loss = None if disparity_loss is None else _built(disparity_loss, "disparity_loss")
         self.reblur_loss = None if reblur_loss is None else _built(reblur_loss, "reblur_loss")
+        self.defocus_loss = None if defocus_loss is None else _built(defocus_loss, "defocus_loss")
+        self.perceptual_loss = None if perceptual_loss is None else _built(perceptual_loss, "perceptual_loss")
+        self.frequency_loss = None if frequency_loss is None else _built(frequency_loss, "frequency_loss")
         self._said_no_views = False
         self._pretrained = _checked_pretrained(pretrained)
         self._load_pretrained()  # a test loop doesn't initialise weights
@@ -131,7 +153,7 @@ class IFANRestorer(BaseModel):
                 raise UserError(f"model: reblur: type: must be ReblurNet, not {reblur['type']}")
             given = {key: value for key, value in reblur.items() if key != "type"}
             check_call(ReblurNet, given, "model: reblur", may_lack=True)
-            fill_reblurring(reblur, self.generator.hyper_parameters, "model", "reblur", "generator")
+            fill_reblurring(reblur, cast(IFAN, self.generator).hyper_parameters, "model", "reblur", "generator")
             reblur["type"] = "ReblurNet"
         return _built(reblur, "reblur")
 
@@ -155,7 +177,7 @@ class IFANRestorer(BaseModel):
             network, path = getattr(self, name), self._pretrained.get(name)
             if path is None or network is None:
                 continue
-            params, said = read_params(path, name, self._pretrained["param_key"])
+            params, said = read_params(path, name, self._pretrained["param_key"], network.state_dict().keys())
             self._check(network, params, said, str(path), name)
             try:
                 network.load_state_dict(params, strict=self.strict_load)
@@ -185,9 +207,10 @@ class IFANRestorer(BaseModel):
         self, network: nn.Module, params: Mapping[str, Tensor], said: Mapping[str, Any], path: str, name: str
     ) -> None:
         """Raise :class:`UserError` where parameters aren't this network's."""
-        if not self.strict_load:
-            return
         own = network.state_dict()
+        if not self.strict_load:
+            require_overlap(own, params, path, f"{type(network).__name__} ({name})")
+            return
         problem = ""
         for keys, what in ((own.keys() - params, "missing"), (params.keys() - own, "unknown")):
             if keys and not problem:
@@ -199,7 +222,9 @@ class IFANRestorer(BaseModel):
                 break
         if problem:
             raise UserError(f"{path}: doesn't fit {type(network).__name__} ({name}) as the config builds it: {problem}")
-        for key, value in _that_matter(said).items() if isinstance(network, IFAN) else ():
+        if not isinstance(network, IFAN):
+            return
+        for key, value in _that_matter(said).items():
             if network.hyper_parameters.get(key, value) != value:
                 raise UserError(
                     f"{path}: was trained with {key}={value}, and the config's {name} has "
@@ -214,9 +239,9 @@ class IFANRestorer(BaseModel):
         """Restored pictures, predictions, or losses.
 
         Args:
-            inputs: what the network eats, [B, C, H, W], RGB in [0, 1].
+            inputs: the network's input, [B, C, H, W], RGB in [0, 1].
             data_samples: one a picture; ``loss`` needs their ``gt_img`` and, for the disparity loss, ``left`` and
-                ``right`` ([3, H, W] each).
+                ``right`` ([3, H, W] each), for the defocus loss ``coc`` ([1, H, W]).
             mode: ``tensor``: the network's own output [B, 3, H, W]; ``predict``: :meth:`predict`; ``loss``:
                 :meth:`loss`.
         """
@@ -229,19 +254,31 @@ class IFANRestorer(BaseModel):
         raise ValueError(f"mode must be tensor, predict or loss, not {mode!r}")
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> OrderedDict[str, Tensor]:
-        """``l_deblur`` and, where asked for and possible, ``l_disparity`` and ``l_reblur``: scalars.
+        """``l_deblur`` and, where asked for and possible, ``l_disparity``, ``l_reblur``, ``l_defocus``,
+        ``l_perceptual`` and ``l_frequency``: scalars.
 
         Raises:
-            UserError: no sharp pictures.
+            UserError: no sharp pictures, or no circles of confusion where the defocus loss wants them.
         """
         gt = _stacked(data_samples, "gt_img")
         if gt is None:
             raise UserError("training needs sharp pictures (gt_img), and a data sample has none")
-        left, right = (_stacked(data_samples, side) for side in ("left", "right"))
+        left, right, coc = (_stacked(data_samples, field) for field in ("left", "right", "coc"))
+        if self.defocus_loss is not None and coc is None:
+            raise UserError("model: defocus_loss: needs simulated data; set coc=True in train_dataloader's dataset")
         with_disparity = self.disparity_loss is not None and self._has_views(left, right)
-        outputs = forward_pass(self.generator, self.reblur, with_disparity, inputs, gt, left, right)
+        outputs = self._forward_pass(
+            self.generator, self.reblur, inputs, gt, left, right, with_disparity=with_disparity
+        )
         disparity = self.disparity_loss if with_disparity else None
-        return loss_terms(outputs, inputs, gt, self.pixel_loss, disparity, self.reblur_loss)
+        others = {"perceptual": self.perceptual_loss, "frequency": self.frequency_loss}
+        return loss_terms(
+            outputs, inputs, gt, self.pixel_loss, disparity, self.reblur_loss, self.defocus_loss, coc, others
+        )
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """One training step: :func:`ifan_plugin.mm.steps.train_step`."""
+        return train_step(self, self, data, optim_wrapper)
 
     def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> list[BaseDataElement]:
         """The data samples (new ones, if there are none) with ``output.pred_img``: [3, H, W], RGB, clipped to [0, 1].
@@ -263,7 +300,7 @@ class IFANRestorer(BaseModel):
     @torch.no_grad()
     def disparity_map(self, inputs: Tensor) -> Tensor | None:
         """[B, 1, H/8, W/8] in pixels at 1/8 size; None where the network has none."""
-        return self.generator.disparity(inputs) if getattr(self.generator, "use_disparity", False) else None
+        return cast(IFAN, self.generator).disparity(inputs) if getattr(self.generator, "use_disparity", False) else None
 
     def parse_losses(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, OrderedDict[str, Tensor]]:
         """The sum of all losses, and all of them for the log, the sum as ``loss``.
@@ -274,7 +311,7 @@ class IFANRestorer(BaseModel):
             UserError: the sum isn't finite; nothing has been updated then. Raised on all ranks, or the others would
                 wait for ever.
         """
-        total = sum(losses.values())
+        total = cast(Tensor, sum(losses.values()))
         finite = torch.isfinite(total.detach()).float()
         if dist.is_distributed():
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)

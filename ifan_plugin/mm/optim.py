@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.lr_scheduler import CosineRestartLR
 from torch import nn
+
+from ifan_plugin.host.optimizers import averaged, is_averaging
 
 
 class BF16OptimWrapper(OptimWrapper):
@@ -59,3 +62,57 @@ class WarmupCosineRestartLR(CosineRestartLR):
         share = self.restart_weights[period] * (1 + math.cos(math.pi * passed / self.periods[period])) / 2
         lowest = [self.eta_min if self.eta_min is not None else base * self.eta_min_ratio for base in self.base_values]
         return [low + share * (base - low) for base, low in zip(self.base_values, lowest)]
+
+
+class ScheduleFreeHook(Hook):
+    """Measures and saves what a schedule-free optimiser averages, and resumes from what it trains.
+
+    Such optimisers (``ScheduleFreeAdamW`` of ``pytorch_optimizer``, say) train other weights than they are to be
+    measured with. ``python -m ifan_plugin.mm`` has this hook without being told. With other optimisers it does nothing.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._validating = ExitStack()
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """The averaged weights from here on."""
+        if runner._train_loop is not None and not isinstance(runner._train_loop, dict):
+            self._validating.enter_context(_averaged(runner))
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """The trained weights again."""
+        self._validating.close()
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """``state_dict`` becomes the averaged weights; the trained ones lie beside it."""
+        if not _averages(runner):
+            return
+        trained = checkpoint["state_dict"]
+        names = [name for name, _ in _model(runner).named_parameters()]
+        checkpoint["trained"] = {name: trained[name].clone() for name in names}
+        with _averaged(runner):
+            for name, parameter in _model(runner).named_parameters():
+                trained[name] = parameter.detach().cpu().clone()
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """A resumed run goes on with the trained ones."""
+        if runner._resume and isinstance(checkpoint.get("trained"), Mapping):
+            checkpoint["state_dict"].update(checkpoint["trained"])
+
+
+def _model(runner: Any) -> nn.Module:
+    return runner.model.module if hasattr(runner.model, "module") else runner.model
+
+
+def _averages(runner: Any) -> bool:
+    optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
+    return optimizer is not None and is_averaging(type(optimizer))
+
+
+def _averaged(runner: Any) -> AbstractContextManager[Any]:
+    if not _averages(runner):
+        return nullcontext()
+    optimizer = runner.optim_wrapper.optimizer
+    return averaged(optimizer, [parameter for group in optimizer.param_groups for parameter in group["params"]])

@@ -15,12 +15,13 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
 from torch import Tensor
 
-from ifan_plugin.data.image_io import write_image
-from ifan_plugin.errors import UserError
-from ifan_plugin.files import written_aside
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.files import written_aside
+from ifan_plugin.images.color import to_8bit
+from ifan_plugin.images.image_io import write_image
 from ifan_plugin.metrics import psnr
-from ifan_plugin.options import nearest
-from ifan_plugin.visual import colour_disparity, contact_sheet, to_8bit
+from ifan_plugin.options.schema import nearest
+from ifan_plugin.pictures.visual import colour_disparity, contact_sheet
 
 LOOPS = ("val", "test")
 
@@ -49,7 +50,7 @@ class RestorationVisualizationHook(Hook):
 
     priority = "NORMAL"
 
-    def __init__(self, contact_sheet: int = 3, save: Sequence[str] = ("test",), disparity: bool = True) -> None:
+    def __init__(self, contact_sheet: int = 3, save: Sequence[str] = ("test",), *, disparity: bool = True) -> None:
         if contact_sheet < 0:
             raise UserError(f"RestorationVisualizationHook: contact_sheet: must be at least 0, not {contact_sheet}")
         save = [save] if isinstance(save, str) else list(save)
@@ -165,7 +166,7 @@ def _disparity(runner: Any, sample: BaseDataElement) -> np.ndarray | None:
     if found is None and "img" in sample:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         generator = getattr(model, "generator", None)
-        if not getattr(generator, "use_disparity", False):
+        if generator is None or not getattr(generator, "use_disparity", False):
             return None
         with torch.no_grad():
             found = generator.disparity(sample.img[None])[0]

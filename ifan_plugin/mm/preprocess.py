@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 
 
 class RestorationPreprocessor(BaseDataPreprocessor):

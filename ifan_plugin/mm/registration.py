@@ -5,8 +5,27 @@ from __future__ import annotations
 from mmengine import registry
 from mmengine.registry import Registry
 
-from ifan_plugin.errors import UserError
-from ifan_plugin.options import nearest
+from ifan_plugin.archs import IFAN, KPAC, ConvIR, DPDNet, GKMNet, ReblurNet
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import optimizers
+from ifan_plugin.losses import DefocusLoss, DisparityLoss, FrequencyLoss, ReblurLoss
+from ifan_plugin.metrics.lpips_loss import LPIPSLoss
+from ifan_plugin.mm import (
+    checkpoints,
+    data,
+    distributed,
+    hooks,
+    loops,
+    metrics,
+    model,
+    optim,
+    pictures,
+    preprocess,
+    sampler,
+    stopping,
+)
+from ifan_plugin.ops import IAC
+from ifan_plugin.options.schema import nearest
 
 
 def register_all(scope: str = "mmengine") -> None:
@@ -45,31 +64,13 @@ def _of_scope(root: Registry, scope: str) -> Registry:
 
 def _members() -> list[tuple[Registry, dict[str, type]]]:
     """Registry -> name -> class. Imported here, so that this module can be read without loading them all."""
-    from ifan_plugin.archs.dpdnet_arch import DPDNet
-    from ifan_plugin.archs.ifan_arch import IFAN
-    from ifan_plugin.archs.reblur_arch import ReblurNet
-    from ifan_plugin.losses import DisparityLoss, ReblurLoss
-    from ifan_plugin.mm import (
-        checkpoints,
-        data,
-        distributed,
-        hooks,
-        loops,
-        metrics,
-        model,
-        optim,
-        pictures,
-        preprocess,
-        sampler,
-    )
-    from ifan_plugin.ops import IAC
-
     groups = (
         (
             registry.MODELS,
             (
-                IFAN, ReblurNet, DPDNet, IAC, DisparityLoss, ReblurLoss, model.PixelLoss, model.IFANRestorer,
-                preprocess.RestorationPreprocessor,
+                IFAN, ReblurNet, ConvIR, DPDNet, GKMNet, KPAC, IAC, DisparityLoss, DefocusLoss, ReblurLoss,
+                FrequencyLoss, LPIPSLoss,
+                model.PixelLoss, model.IFANRestorer, preprocess.RestorationPreprocessor,
             ),
         ),
         (registry.DATASETS, (data.DualPixelDataset, data.SimulatedDualPixelDataset)),
@@ -81,11 +82,21 @@ def _members() -> list[tuple[Registry, dict[str, type]]]:
             registry.HOOKS,
             (
                 hooks.AsideCheckpointHook, hooks.BasicSREMAHook, hooks.FiniteGradientHook, hooks.ProgressBarHook,
-                pictures.RestorationVisualizationHook, checkpoints.CheckpointLoaderHook,
+                hooks.ThroughputHook, optim.ScheduleFreeHook,
+                pictures.RestorationVisualizationHook, checkpoints.CheckpointLoaderHook, stopping.StopHook,
             ),
         ),
         (registry.OPTIM_WRAPPERS, (optim.BF16OptimWrapper,)),
         (registry.PARAM_SCHEDULERS, (optim.WarmupCosineRestartLR,)),
         (registry.MODEL_WRAPPERS, (distributed.AnyDeviceDistributedDataParallel,)),
     )  # fmt: skip
-    return [(target, {member.__name__: member for member in members}) for target, members in groups]
+    found: list[tuple[Registry, dict[str, type]]] = [
+        (target, {member.__name__: member for member in members}) for target, members in groups
+    ]
+    registry.OPTIMIZERS.import_from_location()  # mmengine's own names are its own
+    others: dict[str, type] = {name: kind for name, kind in optimizers.of_library().items() if _is_free(name, kind)}
+    return [*found, (registry.OPTIMIZERS, others)]
+
+
+def _is_free(name: str, kind: type) -> bool:
+    return registry.OPTIMIZERS.module_dict.get(name) in (None, kind)

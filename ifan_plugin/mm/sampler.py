@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from typing import TYPE_CHECKING, Any
 
 from mmengine.dist import get_dist_info, sync_random_seed
 
 from ifan_plugin.data.sampler import EpochIndex, ResumableSampler
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SeededIndex(EpochIndex):
@@ -20,12 +24,19 @@ class SeededIndex(EpochIndex):
 
     seed: int
 
-    def __new__(cls, index: int, epoch: int = 0, position: int | None = None, seed: int = 0) -> SeededIndex:
-        self = super().__new__(cls, index, epoch, position)
-        self.seed = seed
-        return self
+    def __new__(
+        cls,
+        index: int,
+        epoch: int = 0,
+        position: int | None = None,
+        patch_size: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        index_of_epoch = super().__new__(cls, index, epoch, position, patch_size)
+        index_of_epoch.seed = seed
+        return index_of_epoch
 
-    def __getnewargs__(self) -> tuple[int, int, int, int]:
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return *super().__getnewargs__(), self.seed
 
 
@@ -61,6 +72,9 @@ class EpochSampler(ResumableSampler):
     def set_epoch(self, epoch: int) -> None:
         """Nothing: the Runner's epoch, always 0 in iteration-based loops, isn't this sampler's."""
 
+    def _next_iteration(self) -> int:
+        return self._done + 1
+
     def __len__(self) -> int:
         """Samples of this rank in one epoch."""
         return self.iters_per_epoch * self.batch_size
@@ -71,5 +85,5 @@ class EpochSampler(ResumableSampler):
             self.resume({"epoch": epoch, "iters_done": done, **self._layout()})
             super().set_epoch(epoch)
             for index in super().__iter__():
-                yield SeededIndex(index, index.epoch, index.position, self.seed)
+                yield SeededIndex(index, index.epoch, index.position, seed=self.seed)
             epoch, done = epoch + 1, 0

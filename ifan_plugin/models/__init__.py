@@ -1,5 +1,1 @@
-"""Models of BasicSR. Importing them imports the host, mended so that it can be."""
-
-from ifan_plugin import host
-
-host.prepare()
+"""The model that BasicSR's loops drive, its validation, and the training step that both frameworks share."""

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.labels import check_labels, read_labels
 from ifan_plugin.data.layouts import LAYOUTS
-from ifan_plugin.errors import UserError
 from ifan_plugin.inference.run import checked_tile
 from ifan_plugin.metrics.protocols import BETTER, PROTOCOLS, Protocol
-from ifan_plugin.options import nearest
+from ifan_plugin.options.schema import nearest
 
 USUAL_METRICS = ("psnr", "ssim", "mae")
+_BETTER = {**BETTER, "niqe": "lower", "calculate_niqe": "lower"}
 
 
 def check(options: dict[str, Any], where: str) -> None:
@@ -33,8 +34,8 @@ def check(options: dict[str, Any], where: str) -> None:
         if val.get(key) and not val.get("contact_sheet"):
             raise UserError(f"{where}: val: {key}: is a picture in the contact sheet; set contact_sheet to 1 or more")
     for metric in (val.get("metrics") or {}).values():
-        if metric["type"] in BETTER:  # the host takes all for better the higher they are
-            metric.setdefault("better", BETTER[metric["type"]])
+        if metric["type"] in _BETTER:  # the host takes all for better the higher they are
+            metric.setdefault("better", _BETTER[metric["type"]])
     compared = {
         key: dataset
         for key, dataset in options["datasets"].items()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ifan_plugin.files import written_aside
+from ifan_plugin.common.files import make_folder, written_aside
 
 METRIC_FORMAT = {"psnr": ".3f"}
 SIDES = ("restored", "blurred")
@@ -26,6 +26,11 @@ Means = dict[str, dict[str, float]]
 def shown(metric: str, value: float, sign: str = "") -> str:
     """A figure as text; ``sign`` as in format strings."""
     return format(value, sign + METRIC_FORMAT.get(metric, ".4f"))
+
+
+def gain(metric: str, before: float, after: float, better: str = "higher") -> str:
+    """By how much a figure is better than before, as text: positive is better, whichever way the metric counts."""
+    return shown(metric, after - before if better == "higher" else before - after, "+")
 
 
 def means_of(records: Sequence[Record]) -> Means:
@@ -70,7 +75,7 @@ def write_tables(
         facts: what else a reader needs to know, such as how the pictures were read.
         records, means: from :func:`means_of`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     columns = [(side, metric) for side in ("blurred", "restored") for metric in means[side]]
     labelled = any("label" in record for record in records)
     text = io.StringIO()

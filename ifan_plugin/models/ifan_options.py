@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-import inspect
+import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ifan_plugin import checkpoints, runner_files
+from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.data import progressive
+from ifan_plugin.host.optimizers import is_averaging, named
+from ifan_plugin.host.option_check import check_loss
 from ifan_plugin.models import evaluation_options
-from ifan_plugin.options import Option, check_call, check_mapping
-from ifan_plugin.training import build_on_meta, fill_reblurring
+from ifan_plugin.models.training_step import fill_reblurring
+from ifan_plugin.options.schema import Option, check_mapping
+from ifan_plugin.weights.building import build_on_meta, fill_from_checkpoint
 
 _OURS = ("DualPixelDataset", "SimulatedDualPixelDataset")  # data sets that stack ``views``
+_MAPS = ("DMENetDeconvolution",)  # networks that predict a defocus map
 
 TRAIN_OPTIONS = {
-    "total_iter": Option((int, float), minimum=1),
-    "warmup_iter": Option(int, -1),
-    "ema_decay": Option(float, 0, minimum=0, maximum=1),
-    "optim_g": Option(dict),
-    "scheduler": Option(dict),
-    "pixel_opt": Option(dict),
-    "disparity_opt": Option(dict, None),
-    "reblur_opt": Option(dict, None),
-    "grad_clip": Option(float, None, minimum=0),
-    "amp": Option(str, None, choices=("bf16", "fp16")),
+    "total_iter": Option((int, float), minimum=1, help="iterations of the whole training"),
+    "warmup_iter": Option(int, -1, help="iterations in which the learning rate rises; -1: none"),
+    "ema_decay": Option(float, 0, minimum=0, maximum=1, help="of the averaged weights; 0: none"),
+    "optim_g": Option(dict, help="type, a class of torch.optim or pytorch_optimizer, and its arguments"),
+    "scheduler": Option(dict, help="type and arguments: MultiStepLR, CosineAnnealingRestartLR"),
+    "pixel_opt": Option(dict, help="loss between restored and sharp picture"),
+    "disparity_opt": Option(dict, None, help="the disparity loss; IFAN alone"),
+    "reblur_opt": Option(dict, None, help="the reblurring loss; needs network_r"),
+    "defocus_opt": Option(
+        dict,
+        None,
+        help="ours: teaches the disparity or defocus map the blur of simulated data; IFAN, DMENet",
+    ),
+    "perceptual_opt": Option(dict, None, help="loss between deep features, such as LPIPSLoss"),
+    "frequency_opt": Option(dict, None, help="loss between spectra, such as FrequencyLoss"),
+    "grad_clip": Option(float, None, minimum=0, help="largest norm of all gradients together"),
+    "amp": Option(str, None, choices=("bf16", "fp16"), help="mixed precision of the forward pass"),
+    "accumulate": Option(int, 1, minimum=1, help="parts that a batch is worked through in, for less memory"),
+    "compile": Option(bool, False, help="torch.compile of the networks; the first iteration takes minutes"),
 }
 
+_COMPARED = {
+    "disparity_opt": ((1, 3, 4, 4), (1, 3, 4, 4)),
+    "reblur_opt": ((1, 3, 4, 4), (1, 3, 32, 32)),
+    "defocus_opt": ((1, 1, 4, 4), (1, 1, 32, 32)),
+    "frequency_opt": ((1, 3, 32, 32), (1, 3, 32, 32)),
+}
+"""Loss -> what it is given, for a picture of 32x32, see :func:`ifan_plugin.models.training_step.loss_terms`."""
 
-def check(options: dict[str, Any], where: str, is_train: bool) -> None:
+
+def check(options: dict[str, Any], where: str, *, is_train: bool) -> None:
     """Check what the option file asks of this model; fill in what networks and checkpoints determine.
 
     Raises:
@@ -46,8 +69,12 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
     network = options["network_g"]
     is_ifan = network["type"] == "IFAN"
     if is_ifan:
-        _fill_from_checkpoint(options, where)
+        path = options["path"].get("pretrain_network_g")
+        if path is not None and options["path"].get("strict_load_g", True):
+            fill_from_checkpoint(network, path, options["path"].get("param_key_g", "params"))
         build_on_meta(IFAN, network, f"{where}: network_g")
+    elif network["type"] == "DPDNet":
+        build_on_meta(DPDNet, network, f"{where}: network_g")
     _check_views(options, where, network if is_ifan else None)
     evaluation_options.check(options, where)
     if (options.get("val") or {}).get("kernels") and not (is_ifan and network.get("use_filters", True)):
@@ -55,20 +82,37 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
     if not is_train:
         options.pop("network_r", None)  # training alone has it; a training file may be tested as it is
         return
+    _check_training(options, where, network)
+
+
+def _check_training(options: dict[str, Any], where: str, network: Mapping[str, Any]) -> None:
+    """What training alone asks: its section, and that losses, networks and data fit together."""
+    is_ifan = network["type"] == "IFAN"
+    losses = {"disparity_opt", "reblur_opt", "defocus_opt"} - ({"defocus_opt"} if network["type"] in _MAPS else set())
     train = options["train"] = check_mapping(options["train"], TRAIN_OPTIONS, f"{where}: train")
     train["total_iter"] = int(train["total_iter"])
+    _check_losses(train, network["type"], f"{where}: train")
+    _check_recipe(train, f"{where}: train")
+    _check_stages(options["datasets"]["train"], is_ifan, f"{where}: datasets: train")
     if not is_ifan:
-        for key in ("disparity_opt", "reblur_opt"):
+        for key in sorted(losses):
             if train[key] is not None:
                 raise UserError(f"{where}: train: {key}: needs network_g of type IFAN, not {network['type']}")
         if "network_r" in options:
             raise UserError(f"{where}: network_r: needs network_g of type IFAN, not {network['type']}")
+        _check_coc(options, where)
         return
-    for key in ("use_disparity", "use_filters"):
-        if train["disparity_opt"] is not None and not network.get(key, True):
-            raise UserError(f"{where}: train: disparity_opt: network_g has {key}: false; remove one of them")
+    for loss in ("disparity_opt", "defocus_opt"):
+        for key in ("use_disparity", "use_filters"):
+            if train[loss] is not None and not network.get(key, True):
+                raise UserError(f"{where}: train: {loss}: network_g has {key}: false; remove one of them")
+    _check_coc(options, where)
     data = options["datasets"]["train"]
-    size = data.get("gt_size") or data.get("patch_size") or IFAN.multiple_of
+    size = (
+        IFAN.multiple_of
+        if data.get("progressive")
+        else data.get("gt_size") or data.get("patch_size") or IFAN.multiple_of
+    )
     if data["type"] in _OURS and size % IFAN.multiple_of:
         raise UserError(f"{where}: datasets: train: patch_size: must be a multiple of {IFAN.multiple_of}, not {size}")
     if (train["reblur_opt"] is None) != ("network_r" not in options):
@@ -80,51 +124,44 @@ def check(options: dict[str, Any], where: str, is_train: bool) -> None:
         _fill_reblurring(options, where)
 
 
-def read_params(path: str, param_key: str, reblurring: bool, taps: int = 3) -> dict[str, Tensor]:
-    """The parameters in a checkpoint, under our names. ``taps`` matters for the authors' files."""
-    content = _read(path, reblurring)
-    if checkpoints.is_official(content):
-        official = checkpoints.from_official(content, taps=taps, reblur=reblurring, path=path)
-        params = official.reblur_params if reblurring else official.params
-        if params is None:
-            raise UserError(f"{path}: has no reblurring network")
-        return params
-    if param_key not in content and "params" in content:
-        param_key = "params"
-    params = content.get(param_key, content)
-    return {name.removeprefix("module."): value for name, value in params.items()}
+def _check_losses(train: Mapping[str, Any], network: str, where: str) -> None:
+    for key, (predicted, wanted) in _COMPARED.items():
+        if train[key] is not None:
+            full_size = key == "defocus_opt" and network in _MAPS
+            check_loss(train[key], f"{where}: {key}", wanted if full_size else predicted, wanted)
 
 
-def _read(path: str, reblurring: bool = False) -> dict[str, Any]:
-    """A checkpoint's content, a file of mmengine's in our form."""
-    content = checkpoints.load_file(path)
-    if not runner_files.is_runner_file(content):
-        return content
-    return runner_files.as_ours(content, runner_files.REBLUR if reblurring else runner_files.GENERATOR, path)
+def _check_coc(options: Mapping[str, Any], where: str) -> None:
+    data, loss = options["datasets"]["train"], options["train"]["defocus_opt"]
+    if loss is not None and data["type"] in _OURS and not (data.get("coc") or data.get("on_device")):
+        raise UserError(
+            f"{where}: train: defocus_opt: needs the circle of confusion of simulated data: set coc: true in "
+            "datasets: train (a SimulatedDualPixelDataset, or what basicsr simulate --save-coc wrote), or remove it"
+        )
 
 
-def _fill_from_checkpoint(options: dict[str, Any], where: str) -> None:
-    """Check network_g against the checkpoint it starts from, and take from it what the options leave open."""
-    path = options["path"].get("pretrain_network_g")
-    if path is None or not options["path"].get("strict_load_g", True):
+def _check_recipe(train: Mapping[str, Any], where: str) -> None:
+    """What of the section asks for more than itself."""
+    if train["ema_decay"] and is_averaging(named(train["optim_g"]["type"], f"{where}: optim_g: type")):
+        raise UserError(f"{where}: ema_decay: {train['optim_g']['type']} averages the weights itself; set it to 0")
+    if train["compile"] and not can_compile():
+        raise UserError(f"{where}: compile: needs a C++ compiler (apt-get install g++), and none is found here")
+
+
+def _check_stages(data: Mapping[str, Any], is_ifan: bool, where: str) -> None:
+    """Progressive training: the loader's batch is the largest, and each patch one that IFAN takes."""
+    given = data.get("progressive") if data["type"] in _OURS else None
+    if given is None:
         return
-    network = options["network_g"]
-    given = {key: value for key, value in network.items() if key != "type"}
-    content = _read(path)
-    if checkpoints.is_official(content):
-        known = {"taps": given.get("taps", 3), "isotropic": given.get("isotropic", True)}
-        inferred = checkpoints.from_official(content, **known, reblur=False, path=path).arch_kwargs
-    elif isinstance(content.get("hyper_parameters"), dict):
-        inferred = content["hyper_parameters"]
-        others = [key for key in inferred if key not in inspect.signature(IFAN).parameters]
-        if others:
-            raise UserError(f"{path}: hyper_parameters: unknown key '{others[0]}': this isn't a checkpoint of IFAN")
-        check_call(IFAN, inferred, f"{path}: hyper_parameters")
-    else:
-        params = read_params(path, options["path"].get("param_key_g", "params"), reblurring=False)
-        inferred = checkpoints.infer_ifan_kwargs(params, given.get("taps", 3), path)
-    checkpoints.check_kwargs(given, inferred, path)
-    network.update(inferred | given)
+    progressive.check_batch(given, data["batch_size_per_gpu"], where, "batch_size_per_gpu")
+    for size in given["patch_sizes"] if is_ifan else ():
+        if size % IFAN.multiple_of:
+            raise UserError(f"{where}: progressive: patch_sizes: must be multiples of {IFAN.multiple_of}, not {size}")
+
+
+def can_compile() -> bool:
+    """Whether there is what torch.compile makes programs with."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def check_channels(network: nn.Module, options: Mapping[str, Any]) -> None:
@@ -151,7 +188,7 @@ def _fill_reblurring(options: dict[str, Any], where: str) -> None:
 
 
 def _check_views(options: dict[str, Any], where: str, network: Mapping[str, Any] | None) -> None:
-    """IFAN eats the centre view, its dual-pixel model centre, left, right: the data must be stacked like that."""
+    """IFAN takes the centre view, its dual-pixel model centre, left, right: the data must be stacked like that."""
     if network is None:
         return
     wanted = ["center", "left", "right"] if network.get("dual_pixel", False) else ["center"]

@@ -14,24 +14,28 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from ifan_plugin.data.image_io import write_image
-from ifan_plugin.data.labels import read_labels
+from ifan_plugin.common import stopping
+from ifan_plugin.common.files import written_aside
+from ifan_plugin.common.words import counted
+from ifan_plugin.data.labels import labels_of, read_labels
+from ifan_plugin.images.color import to_8bit
+from ifan_plugin.images.image_io import write_image
 from ifan_plugin.metrics import MetricUnavailableError
 from ifan_plugin.metrics.protocols import BETTER, CUSTOM, NO_REFERENCE, PROTOCOLS, Protocol
 from ifan_plugin.models import figures
-from ifan_plugin.options import Option
-from ifan_plugin.visual import ERROR_SCALE, colour_disparity, contact_sheet, error_map, kernel_grid, to_8bit
+from ifan_plugin.options.schema import Option
+from ifan_plugin.pictures.visual import ERROR_SCALE, colour_disparity, contact_sheet, error_map, kernel_grid
 
 VAL_OPTIONS = {
-    "tile": Option((int, str, bool), None),
-    "ensemble": Option(bool, False),
-    "save_disparity": Option(bool, False),
-    "baseline": Option(bool, False),
-    "contact_sheet": Option(int, 0, minimum=0),
-    "error_map": Option(bool, False),
-    "kernels": Option(int, 0, minimum=0, maximum=12),
-    "protocol": Option(str, None, choices=tuple(PROTOCOLS)),
-    "labels": Option((str, dict), None),
+    "tile": Option((int, str, bool), None, help="restore by tiles of so many pixels a side; auto, off"),
+    "ensemble": Option(bool, False, help="mean over the flips and turns that the views allow"),
+    "save_disparity": Option(bool, False, help="write the disparity map, in colours and as .npy"),
+    "baseline": Option(bool, False, help="measure the blurred input, too"),
+    "contact_sheet": Option(int, 0, minimum=0, help="write a sheet of so many scenes"),
+    "error_map": Option(bool, False, help="with the difference from the sharp picture"),
+    "kernels": Option(int, 0, minimum=0, maximum=12, help="with the effective kernels at so many by so many places"),
+    "protocol": Option(str, None, choices=tuple(PROTOCOLS), help="evaluation protocol that is kept to in all"),
+    "labels": Option((str, dict), None, help="file of scenes and labels, whose groups get means of their own"),
 }
 """What IFANModel reads from ``val`` beside the host's keys.
 
@@ -39,9 +43,10 @@ VAL_OPTIONS = {
 turns, which is told beside the figures. Both as in :func:`ifan_plugin.inference.run_network`.
 ``save_disparity``: write the disparity map (colours, and numbers as ``.npy``) beside each restored picture.
 ``baseline``: measure the blurred input too, and log both. ``contact_sheet``: write a sheet of so many scenes.
-``error_map``: with the difference from the sharp picture, restored and blurred (:func:`ifan_plugin.visual.error_map`).
+``error_map``: with the difference from the sharp picture, restored and blurred
+(:func:`ifan_plugin.pictures.visual.error_map`).
 ``kernels``: with the effective kernels at so many by so many places, the mean of all channels, on one scale
-(:mod:`ifan_plugin.inspect_filters`). TensorBoard gets the same pictures, these two of each set's first scene by
+(:mod:`ifan_plugin.pictures.kernels`). TensorBoard gets the same pictures, these two of each set's first scene by
 themselves, too.
 ``protocol``: one of :data:`ifan_plugin.metrics.protocols.PROTOCOLS`, kept to in all: what data sets leave open it sets,
 and what contradicts it is refused; ``metrics`` then defaults to psnr, ssim and mae. Without it the figures are those of
@@ -57,7 +62,7 @@ KERNEL_GRID_SIDE = 600  # px: twice a sheet's cell, since TensorBoard gets it by
 logger = logging.getLogger("basicsr")
 
 
-def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, *, save_img: bool) -> None:
     """Run ``model`` over ``dataset``; rank 0 logs the means and, when testing, writes ``metrics.csv`` and ``.json``.
 
     Args:
@@ -75,14 +80,18 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
     indices = range(rank, len(dataset), world_size)
     protocol = _protocol(model, name)
     model.views = tuple(dataset.opt.get("views") or ("center",))
-    labels = _labels(options, name)
+    labels = _labels(options, name, [scene.key for scene in getattr(dataset, "scenes", ())])
     bar = tqdm(total=len(indices), unit="picture", desc=name, disable=rank != 0 or not options.get("pbar", True))
-    records, unavailable = [], {}
+    records: list[dict[str, Any]] = []
+    unavailable: dict[str, str] = {}
     for index in indices:
         data = default_collate([dataset[index]])
         model.feed_data(_prepared(data, PROTOCOLS.get(protocol)))
         model.test()
-        record = {"index": index, "image": data["key"][0] if "key" in data else Path(data["lq_path"][0]).stem}
+        record: dict[str, Any] = {
+            "index": index,
+            "image": data["key"][0] if "key" in data else Path(data["lq_path"][0]).stem,
+        }
         if record["image"] in labels:
             record["label"] = labels[record["image"]]
         record |= _measure(model, dataset, options, unavailable, PROTOCOLS.get(protocol))
@@ -94,6 +103,8 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
             record["pictures"] = _sheet_row(model, dataset, record)
         records.append(record)
         bar.update()
+        if opt["is_train"] and not opt["dist"]:  # ranks would have to agree at the same picture
+            stopping.raise_if_asked()
     bar.close()
     model.forget_data()
     if opt["dist"]:
@@ -106,10 +117,10 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         _report(model, dataset, protocol, records, current_iter, tb_logger)
 
 
-def _labels(options: dict[str, Any], name: str) -> dict[str, str]:
+def _labels(options: dict[str, Any], name: str, scenes: list[str]) -> dict[str, str]:
     """Scene -> label of a data set; checked when the option file was."""
     path = (options.get("labels") or {}).get(name)
-    return {} if path is None else read_labels(path)
+    return {} if path is None else labels_of(read_labels(path), scenes)
 
 
 def _prepared(data: dict[str, Any], protocol: Protocol | None) -> dict[str, Any]:
@@ -136,7 +147,7 @@ def _measure(
     from basicsr.metrics import calculate_metric
 
     measured: dict[str, Any] = {"restored": {}, "blurred": {}}
-    sharp = getattr(model, "gt", None)
+    sharp: Any = getattr(model, "gt", None)
     compared = {"restored": model.output}
     blurred = center_view(model.lq, dataset) if options.get("baseline") else None
     if blurred is not None:
@@ -210,7 +221,8 @@ def _save_pictures(model: Any, dataset: Any, image: str, current_iter: int | str
         disparity = _disparity(model, dataset)
         if disparity is not None:
             write_image(path.with_name(f"{path.stem}_disparity.png"), colour_disparity(disparity) / 255.0, 8)
-            np.save(path.with_name(f"{path.stem}_disparity.npy"), disparity)
+            with written_aside(path.with_name(f"{path.stem}_disparity.npy"), durable=False) as file:
+                np.save(file, disparity)
 
 
 def _disparity(model: Any, dataset: Any) -> np.ndarray | None:
@@ -223,20 +235,20 @@ def _sheet_row(model: Any, dataset: Any, record: dict[str, Any]) -> list[tuple[s
     def caption(which: str, metrics: dict[str, float]) -> str:
         return f"{which} {metrics['psnr']:.2f} dB" if "psnr" in metrics else which
 
-    row = []
+    tensors: list[tuple[str, Tensor]] = []
     blurred, sharp, disparity = center_view(model.lq, dataset), getattr(model, "gt", None), _disparity(model, dataset)
     if blurred is not None:
-        row.append((caption("blurred", record["blurred"]), blurred))
-    row.append((caption("restored", record["restored"]), model.output))
+        tensors.append((caption("blurred", record["blurred"]), blurred))
+    tensors.append((caption("restored", record["restored"]), model.output))
     if sharp is not None:
-        row.append(("sharp", sharp))
+        tensors.append(("sharp", sharp))
     options = model.opt["val"]
     errors = []
     if options.get("error_map") and sharp is not None:
         pairs = [] if blurred is None else [("error before", blurred)]
         pairs.append((ERROR_CAPTION, model.output))
         errors = [(what, error_map(_as_array(picture), _as_array(sharp))) for what, picture in pairs]
-    row = [(text, to_8bit(_turned_back(_as_array(picture), dataset))) for text, picture in row]
+    row = [(text, to_8bit(_turned_back(_as_array(picture), dataset))) for text, picture in tensors]
     row += [(text, np.ascontiguousarray(_turned_back(picture, dataset))) for text, picture in errors]
     if disparity is not None:
         row.append(("disparity: blue -, red +", colour_disparity(disparity)))
@@ -249,7 +261,7 @@ def _sheet_row(model: Any, dataset: Any, record: dict[str, Any]) -> list[tuple[s
     return row
 
 
-def _report(
+def _report(  # noqa: C901 (one part of the log a branch)
     model: Any, dataset: Any, protocol: str, records: list[dict[str, Any]], current_iter: int | str, tb_logger: Any
 ) -> None:
     """Means to the log and TensorBoard; when testing also files beside the log."""
@@ -259,16 +271,17 @@ def _report(
         protocol = NO_REFERENCE
     if not means["restored"]:
         why = "none of the metrics asked for" if opt["val"].get("metrics") else "no metrics are asked for"
-        logger.info(f"Validation {name}: {len(records)} pictures; {why}.")
+        logger.info(f"Validation {name}: {counted(len(records), 'picture')}; {why}.")
     else:
         if opt["is_train"]:
             _add_best_records(model, name)
-        lines = [f"Validation {name}: mean of {len(records)} pictures, {_kind(protocol)}"]
+        lines = [f"Validation {name}: mean of {counted(len(records), 'picture')}, {_kind(protocol)}"]
         for metric, value in means["restored"].items():
             line = f"\t # {metric}: {figures.shown(metric, value)}"
             if metric in means["blurred"]:
                 before = means["blurred"][metric]
-                gain = figures.shown(metric, value - before, "+")
+                better = opt["val"]["metrics"].get(metric, {}).get("better", "higher")
+                gain = figures.gain(metric, before, value, better)
                 line += f"\tblurred input: {figures.shown(metric, before)}\tgain: {gain}"
             if opt["is_train"]:
                 model._update_best_metric_result(name, metric, value, current_iter)

@@ -7,6 +7,8 @@ demand: contiguous x, filters whose batch items are contiguous, one dtype, one d
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,12 +34,14 @@ def compiled_iac(
     num_steps: int,
     taps: int,
     negative_slope: float,
+    *,
     act_last: bool,
     isotropic: bool,
 ) -> Tensor:
     """`reference.iac`'s arguments and result, by the compiled operator."""
     # The steps' inputs, N - 1 times the size of x, are kept only where a gradient may be asked for.
     save_steps = torch.is_grad_enabled() and (x.requires_grad or filters.requires_grad)
+    y: Tensor
     y, _ = torch.ops.ifan_plugin.iac(
         x.contiguous(), _contiguous_items(filters), num_steps, taps, negative_slope, act_last, isotropic, save_steps
     )
@@ -45,12 +49,13 @@ def compiled_iac(
 
 
 def compiled_iac_step(
-    x: Tensor, step_filters: Tensor, bias: Tensor, taps: int, negative_slope: float, act: bool, isotropic: bool
+    x: Tensor, step_filters: Tensor, bias: Tensor, taps: int, negative_slope: float, *, act: bool, isotropic: bool
 ) -> Tensor:
     """`reference.iac_step`'s arguments and result, by the compiled operator, which has no gradient."""
-    return torch.ops.ifan_plugin.iac_step(
+    y: Tensor = torch.ops.ifan_plugin.iac_step(
         x.contiguous(), _contiguous_items(step_filters), _contiguous_items(bias), taps, negative_slope, act, isotropic
     )
+    return y
 
 
 def _load(name: str) -> str | None:
@@ -94,16 +99,25 @@ def _register() -> None:
 _autocast_library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def _iac_fake(x, filters, num_steps, taps, negative_slope, act_last, isotropic, save_steps):
+def _iac_fake(
+    x: Tensor,
+    filters: Tensor,
+    num_steps: int,
+    taps: int,
+    negative_slope: float,
+    act_last: bool,
+    isotropic: bool,
+    save_steps: bool,
+) -> tuple[Tensor, Tensor]:
     steps = x.new_empty((num_steps - 1 if save_steps else 0, *x.shape), dtype=_accumulator(x))
     return x.new_empty(x.shape), steps
 
 
-def _backward_fake(grad, x, filters, y, steps, num_steps, taps, negative_slope, act_last, isotropic):
+def _backward_fake(grad: Tensor, x: Tensor, filters: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), filters.new_empty(filters.shape)
 
 
-def _step_fake(x, step_filters, bias, taps, negative_slope, act, isotropic):
+def _step_fake(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -111,7 +125,7 @@ def _accumulator(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, filters, *ctx.options, save_steps = inputs
     y, steps = output
     ctx.usable = save_steps
@@ -120,7 +134,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(x, filters, y, steps)
 
 
-def _backward(ctx, grad_y, grad_steps):
+def _backward(ctx: Any, grad_y: Tensor | None, grad_steps: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_y is None:
         return (None,) * 8
     if not ctx.usable:
@@ -130,29 +144,29 @@ def _backward(ctx, grad_y, grad_steps):
     return (*grads, *(None,) * 6)
 
 
-def _no_double_backward(ctx, *grads):
+def _no_double_backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
     raise RuntimeError("the compiled IAC has no second derivative: use iac(..., backend='reference')")
 
 
-def _no_step_backward(ctx, *grads):
+def _no_step_backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
     raise RuntimeError("the compiled iac_step has no gradient: use iac_step(..., backend='reference')")
 
 
-def _autocast_rule(key: str):
+def _autocast_rule(key: str) -> Callable[..., Any]:
     """As the public functions do: x is cast to the dtype of the filters, much the larger tensor."""
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-    def rule(x, filters, *options):
+    def rule(x: Tensor, filters: Tensor, *options: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return torch.ops.ifan_plugin.iac(x.to(filters.dtype), filters, *options)
 
     return rule
 
 
-def _autocast_step_rule(key: str):
+def _autocast_step_rule(key: str) -> Callable[..., Any]:
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-    def rule(x, step_filters, bias, *options):
+    def rule(x: Tensor, step_filters: Tensor, bias: Tensor, *options: Any) -> Any:
         dtype = step_filters.dtype
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return torch.ops.ifan_plugin.iac_step(x.to(dtype), step_filters, bias.to(dtype), *options)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+from ifan_plugin.ops.reference import check_tensor
 
 
-def fac_filter_channels(channels: int, taps: int, bias: bool = False) -> int:
+def fac_filter_channels(channels: int, taps: int, *, bias: bool = False) -> int:
     """Channels of the `filters` tensor: each channel has taps * taps weights and, with `bias`, one bias."""
     return channels * (taps * taps + bias)
 
@@ -50,12 +50,13 @@ def fac(x: Tensor, filters: Tensor, taps: int, bias: Tensor | None = None) -> Te
     padded = _replicate(_replicate(x.to(compute), radius, 2), radius, 3)
     # Unbound at once, not sliced tap by tap: each slice's gradient would be a tensor of the filters' size.
     by_tap = filters.unflatten(1, (x.shape[1], taps * taps)).unbind(2)
-    total = None if bias is None else bias.to(compute)
+    total: Tensor | None = None if bias is None else bias.to(compute)
     for tap, weights in enumerate(by_tap):
         row, column = divmod(tap, taps)
         shifted = padded.narrow(2, row, height).narrow(3, column, width)
         weights = weights.to(compute)
         total = weights * shifted if total is None else torch.addcmul(total, weights, shifted)
+    assert total is not None  # there is one tap at least
     return total.to(x.dtype)
 
 
@@ -68,7 +69,7 @@ class FAC(nn.Module):
         negative_slope: of a LeakyReLU on the result; None: no activation, as in the layer's source.
     """
 
-    def __init__(self, taps: int = 11, bias: bool = False, negative_slope: float | None = None) -> None:
+    def __init__(self, taps: int = 11, *, bias: bool = False, negative_slope: float | None = None) -> None:
         super().__init__()
         _check_taps(taps)
         self.taps, self.bias, self.negative_slope = taps, bias, negative_slope
@@ -108,10 +109,7 @@ def _check_arguments(x: Tensor, filters: Tensor, taps: int, bias: Tensor | None)
     _check_taps(taps)
     tensors = {"x": x, "filters": filters} | ({} if bias is None else {"bias": bias})
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in FLOATING:
-            raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+        check_tensor(name, tensor)
         if tensor.dtype != x.dtype:
             raise TypeError(f"x and {name} must have one dtype, got {x.dtype} and {tensor.dtype}")
         if tensor.device != x.device:

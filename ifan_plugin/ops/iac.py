@@ -58,6 +58,7 @@ def iac(
     num_steps: int,
     taps: int = 3,
     negative_slope: float = 0.1,
+    *,
     act_last: bool = True,
     isotropic: bool = False,
     backend: str | None = None,
@@ -93,7 +94,8 @@ def iac(
     x = _cast_like(x, filters)
     reference.check_arguments(x, filters, num_steps, taps, negative_slope)
     run = _pick(backend, x.device).run
-    return run(x, filters, num_steps, taps, negative_slope, act_last, isotropic)
+    assert run is not None  # usable backends have both
+    return run(x, filters, num_steps, taps, negative_slope, act_last=act_last, isotropic=isotropic)
 
 
 def iac_step(
@@ -102,6 +104,7 @@ def iac_step(
     bias: Tensor,
     taps: int = 3,
     negative_slope: float = 0.1,
+    *,
     act: bool = True,
     isotropic: bool = False,
     backend: str | None = None,
@@ -134,7 +137,8 @@ def iac_step(
     if backend is None and torch.is_grad_enabled() and any(t.requires_grad for t in (x, step_filters, bias)):
         backend = "reference"
     run = _pick(backend, x.device).step
-    return run(x, step_filters, bias, taps, negative_slope, act, isotropic)
+    assert run is not None  # usable backends have both
+    return run(x, step_filters, bias, taps, negative_slope, act=act, isotropic=isotropic)
 
 
 class IAC(nn.Module):
@@ -154,6 +158,7 @@ class IAC(nn.Module):
         num_steps: int = 17,
         taps: int = 3,
         negative_slope: float = 0.1,
+        *,
         act_last: bool = True,
         isotropic: bool = False,
         backend: str | None = None,

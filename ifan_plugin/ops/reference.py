@@ -22,6 +22,7 @@ def iac(
     num_steps: int,
     taps: int = 3,
     negative_slope: float = 0.1,
+    *,
     act_last: bool = True,
     isotropic: bool = False,
 ) -> Tensor:
@@ -76,6 +77,7 @@ def iac_step(
     bias: Tensor,
     taps: int = 3,
     negative_slope: float = 0.1,
+    *,
     act: bool = True,
     isotropic: bool = False,
 ) -> Tensor:
@@ -140,12 +142,20 @@ def check_step_arguments(x: Tensor, step_filters: Tensor, bias: Tensor, taps: in
         raise ValueError(f"bias must be {list(x.shape)}, as x, got {list(bias.shape)}")
 
 
+def check_tensor(name: str, tensor: object) -> None:
+    """Raise TypeError unless it is a dense tensor of a type that the operators know. Shared with `fac`."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor (layout strided), got a {kind} one: call its to_dense() before")
+    if tensor.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+
+
 def _check_types(tensors: dict[str, Tensor], integers: dict[str, int]) -> None:
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in FLOATING:
-            raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+        check_tensor(name, tensor)
     for name, number in integers.items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{name} must be an int, got {number!r}")
@@ -160,6 +170,8 @@ def _check_types(tensors: dict[str, Tensor], integers: dict[str, int]) -> None:
 def _check_parameters(taps: int, negative_slope: float) -> None:
     if taps < 1 or taps % 2 == 0:
         raise ValueError(f"taps must be odd and positive, got {taps}")
+    if isinstance(negative_slope, bool) or not isinstance(negative_slope, (int, float)):
+        raise TypeError(f"negative_slope must be a number, got {negative_slope!r}")
     if not 0 <= negative_slope < math.inf:  # NaN neither
         raise ValueError(f"negative_slope must be finite and not negative, got {negative_slope}")
 
@@ -188,7 +200,7 @@ def _filter_along(image: Tensor, weights: Tensor, taps: int, dim: int) -> Tensor
     after = [image.narrow(dim, size - 1, 1)] * (taps // 2)
     padded = torch.cat([*before, image, *after], dim) if before else image
 
-    total = by_tap[0] * padded.narrow(dim, 0, size)
+    total: Tensor = by_tap[0] * padded.narrow(dim, 0, size)
     for tap in range(1, taps):
         total = torch.addcmul(total, by_tap[tap], padded.narrow(dim, tap, size))
     return total

@@ -16,15 +16,15 @@ from skimage import data
 from torch import Tensor
 
 import ifan_plugin
-from ifan_plugin import option_check
 from ifan_plugin.archs.conventional_arch import DefocusDeconvolution
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.conventional import psf
-from ifan_plugin.data import quickstart_data
-from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
-from ifan_plugin.data.simulator import simulate_dual_pixel
-from ifan_plugin.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.images.color import linear_from_srgb, srgb_from_linear
 from ifan_plugin.inference import run_network
 from ifan_plugin.metrics import psnr
+from ifan_plugin.simulation import quickstart as quickstart_data
+from ifan_plugin.simulation.simulator import simulate_dual_pixel
 
 
 def as_tensor(picture: np.ndarray) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ifan_plugin
-from ifan_plugin import host, option_check
 from ifan_plugin.archs.dpdnet_arch import DPDNet
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
 from ifan_plugin.inference import run_network
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.models import build_model  # noqa: E402 (the host can be imported only once it is mended)
 
@@ -151,7 +152,12 @@ def test_the_command_trains_the_dual_network_from_an_option_file(options, tmp_pa
 def test_views_of_another_number_are_one_line(options):
     options = dual_options(options)
     options["network_g"]["in_channels"] = 3
-    opt = option_check.check(options, "f", True) | {"dist": False, "rank": 0, "world_size": 1, "is_train": True}
+    opt = option_check.check(options, "f", is_train=True) | {
+        "dist": False,
+        "rank": 0,
+        "world_size": 1,
+        "is_train": True,
+    }
     message = "datasets: train: views: [left, right] give 6 channels, and network_g (DPDNet) takes 3"
     with pytest.raises(UserError, match=re.escape(message)):
         build_model(opt)

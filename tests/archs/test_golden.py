@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.checkpoints import from_official, to_official
 from ifan_plugin.losses import DisparityLoss, ReblurLoss
+from ifan_plugin.weights.official import from_official, to_official
 
 GOLDEN = Path(__file__).parents[1] / "data_files" / "golden"
 CASES = {

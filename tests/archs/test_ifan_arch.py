@@ -162,7 +162,7 @@ def test_training_outputs_of_ablations() -> None:
     without_disparity = small(use_disparity=False).training_outputs(lq, lq, lq)
     assert without_disparity.filters is not None
     assert without_disparity[2:5] == (None, None, None)
-    assert small(use_filters=False).training_outputs(lq, lq, lq)[1:] == (None,) * 5
+    assert small(use_filters=False).training_outputs(lq, lq, lq)[1:] == (None,) * 6
 
 
 def test_disparity_of_any_size() -> None:
@@ -299,3 +299,18 @@ def test_identity_filters_pass_the_features_on(options: dict) -> None:
     assert "filter_init" not in network.hyper_parameters
     with pytest.raises(ValueError, match="filter_init must be xavier or identity"):
         small(filter_init="zero")
+
+
+def test_he_weights_begin_near_the_picture_and_see_differences() -> None:
+    """The result is nearly the picture; a flat area says nothing to the filter encoder, a difference of the views much."""
+    network = small(weight_init="he", filter_init="identity", dual_pixel=True).eval()
+    lq = image(1, 9, 32, 32)
+    assert (network(lq) - lq[:, :3]).abs().mean() < 0.1
+    first = network.filter_encoder.level1[0][0]
+    inside = first(torch.full((1, 6, 8, 8), 0.7))[..., 1:-1, 1:-1]
+    torch.testing.assert_close(inside, torch.zeros_like(inside), atol=1e-5, rtol=0)
+    seen = first(torch.cat([lq[:, 6:9], lq[:, 3:6]], 1)).square().mean()
+    assert first(torch.cat([lq[:, 3:6], lq[:, 3:6]], 1)).square().mean() < 0.5 * seen
+    assert "weight_init" not in network.hyper_parameters
+    with pytest.raises(ValueError, match="weight_init must be xavier or he"):
+        small(weight_init="zero")

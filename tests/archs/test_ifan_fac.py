@@ -9,15 +9,16 @@ import torch
 from torch.nn import functional as F
 
 import ifan_plugin
-from ifan_plugin import host, option_check
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.checkpoints import from_official, infer_ifan_kwargs, to_official
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
 from ifan_plugin.ops.fac import fac
+from ifan_plugin.weights.official import from_official, infer_ifan_kwargs, to_official
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.models import build_model  # noqa: E402 (the host can be imported only once it is mended)
 
@@ -89,7 +90,12 @@ def test_the_reblurring_loss_reaches_the_filter_predictor():
 def test_an_option_file_trains_it_with_all_losses(options, tmp_path):
     def build(network: dict, path: dict):
         asked = {**copy.deepcopy(options), "network_g": {"type": "IFAN"} | network, "path": path}
-        opt = option_check.check(asked, "f", True) | {"dist": False, "rank": 0, "world_size": 1, "is_train": True}
+        opt = option_check.check(asked, "f", is_train=True) | {
+            "dist": False,
+            "rank": 0,
+            "world_size": 1,
+            "is_train": True,
+        }
         opt["path"] |= {"models": str(tmp_path), "training_states": str(tmp_path)}
         return build_model(opt)
 

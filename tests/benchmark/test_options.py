@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ifan_plugin import option_file
 from ifan_plugin.benchmark import options
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.options import file as option_file
 
 FILES = sorted((Path(__file__).parents[2] / "options" / "benchmark").glob("*.yml"))
 
@@ -56,7 +56,6 @@ def test_named_pictures():
         ("profile", "{runs: 0}", "runs: must be at least 1"),
         ("pictures", "{crop: 4}", "crop: must be at least 16"),
         ("models:1:name", "blurred", "'blurred' is given twice"),
-        ("models:1:name", "3", "name: must be a string"),
         ("models:1:views", "[middle]", "views: unknown item 'middle'"),
         ("models:1:views", "[left, left]", "at most once"),
         ("models:0:path", "x.pth", "blurred input takes none but name and type"),
@@ -69,6 +68,13 @@ def test_slips(place, value, expected):
     assert message.startswith("b.yml: ")
     assert expected in message
     assert "\n" not in message
+
+
+def test_a_name_that_is_a_number():
+    models = content()
+    models["models"][1]["name"] = 3  # --force_yml models:1:name=3 is the text 3
+    with pytest.raises(UserError, match="name: must be a string, not 3; text that YAML takes for something else"):
+        options.check(models, "b.yml")
 
 
 def test_unknown_key_at_the_top():
@@ -94,9 +100,15 @@ def test_only():
 def test_shipped_files(path):
     checked = options.check(option_file.read(path), path.name)
     assert checked.name == path.stem
-    assert checked.models[0].is_blurred
+    assert checked.models[0].is_blurred or not checked.datasets
     assert f"basicsr benchmark -opt options/benchmark/{path.name}" in path.read_text(encoding="utf-8")
 
 
 def test_there_are_shipped_files():
-    assert [path.name for path in FILES] == ["defocus.yml", "quickstart.yml"]
+    assert [path.name for path in FILES] == [
+        "defocus.yml",
+        "quickstart.yml",
+        "real_dpdd.yml",
+        "rivals.yml",
+        "simulated.yml",
+    ]

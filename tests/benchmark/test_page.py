@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifan_plugin.benchmark import page, plots, report
-from ifan_plugin.data.image_io import write_image
+from ifan_plugin.benchmark import compare, page, plots, report
+from ifan_plugin.images.image_io import write_image
 
 EVIL = "<script>alert(1)</script>\"'&"
 FLAGS = [
@@ -51,14 +51,22 @@ def make_report(folder: Path) -> dict[str, Any]:
     for file in pictures.values():
         write_image(folder / "cells" / "references" / "blurred" / file, sharp, 8)
         write_image(folder / "cells" / "references" / "sharp" / file, sharp, 8)
-    machine = {"processor": "a processor", "cores": 2, "memory_bytes": 2**34, "gpu": None, "system": "Linux"}
+    machine = {
+        "processor": "a processor",
+        "cores": 2,
+        "threads": 1,
+        "memory_bytes": 2**34,
+        "gpu": None,
+        "system": "Linux",
+    }
     return {
         "name": f"all {EVIL}", "protocol": "ifan", "metrics": ["psnr", "ssim"], "date": "2000-01-01 00:00 UTC",
         "machine": machine, "versions": {"torch": "0"}, "device": "cpu",
         "profile": {"height": 720, "width": 1280, "runs": 3, "max_seconds": 60}, "datasets": {"tiny": 2},
         "shown": {"tiny": {"folder": "references", "pictures": pictures}}, "rows": rows,
         "failures": [{"model": "failed", "cells": ["tiny"], "error": f"{EVIL} " + "why " * 60}], "notes": [],
-        "published": report.published(),
+        "published": report.published(), "groups": [],
+        "comparisons": compare.comparisons(rows, {"tiny": {"psnr": True}}),
     }  # fmt: skip
 
 
@@ -140,7 +148,7 @@ class TestText:
         text = page.html_page(made, tmp_path)
         long_name = made["rows"][3]["name"]
         assert f"Not shown, since its PSNR isn't a finite number: blurred, {long_name}." in html.unescape(text)
-        assert text.count("<circle") == 4  # two rows, two plots
+        assert text.count("<circle cx") == 6  # two rows, three plots; published ones are rings
         assert 'class="compare"' not in text
         assert re.findall(r'data-value="25.4"><strong>25.40', text)
         assert not re.search(r">(nan|inf|None)\b|(nan|inf|None) dB", text)
@@ -250,6 +258,24 @@ class TestInBrowser:
         assert name.get_attribute("aria-sort") == "ascending"
         assert table.locator("tbody th").nth(1).inner_text().startswith("a-model")
 
+    @pytest.mark.parametrize(
+        ("title", "first"),
+        [("PSNR (dB)", "descending"), ("MAE", "ascending"), ("Latency (s)", "ascending"), ("Model", "ascending")],
+    )
+    def test_the_first_click_anywhere_in_a_title_puts_the_best_first(self, browser, tmp_path, title, first):
+        made = make_report(tmp_path)
+        made["metrics"] = ["psnr", "mae"]
+        for row in made["rows"]:
+            for quality in row["quality"].values():
+                quality["mean"]["mae"] = 1 / quality["mean"]["psnr"]
+        (tmp_path / "report.html").write_text(page.html_page(made, tmp_path), encoding="utf-8")
+        opened = browser.new_page()
+        opened.goto((tmp_path / "report.html").as_uri())
+        head = opened.locator("table.sortable").first.locator("th[aria-sort]", has_text=title).first
+        head.click(position={"x": 3, "y": 3})  # its corner, beside the text
+        assert head.get_attribute("aria-sort") == first
+        opened.close()
+
     def transforms(self, opened: Any, viewer: int = 0) -> list[str]:
         found = opened.locator(".viewer").nth(viewer).locator("img.picture")
         return found.evaluate_all("all => all.map(e => e.style.transform)")
@@ -322,6 +348,6 @@ class TestInBrowser:
         shown = viewer.locator(".view").evaluate_all(
             "all => all.map(v => [...v.querySelectorAll('img')].filter(i => !i.hidden).map(i => i.className).join())"
         )
-        assert shown == ["error"] * 4 + ["picture"]
+        assert shown == ["error"] * 3 + ["picture"]
         viewer.locator("input[data-do=error]").uncheck()
         assert viewer.locator("img.error").first.is_hidden()

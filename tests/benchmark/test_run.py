@@ -7,8 +7,10 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +20,14 @@ import pytest
 import torch
 from helpers import write_dpdd
 
-from ifan_plugin import plugins
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.benchmark import models, options, profile_process, quality, report, run
+from ifan_plugin.benchmark import cells, files, models, options, profile_process, quality, report, run
 from ifan_plugin.benchmark.options import BLURRED
 from ifan_plugin.benchmark.profile_process import profile_model
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
-from ifan_plugin.data.image_io import read_image
-from ifan_plugin.errors import UserError
+from ifan_plugin.host.registry import register_classes
+from ifan_plugin.images.image_io import read_image
 from ifan_plugin.metrics import MetricUnavailableError, full_reference, psnr, ssim
 
 SMALL = {"width": 2, "num_steps": 1, "res_units": 1}
@@ -35,7 +37,7 @@ IFAN_ROW = {"name": "IFAN klein ü", "type": "IFAN", **SMALL}
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
     """One thread: the networks are tiny, and threads that wait for each other would cost most of the time."""
-    plugins.register_classes()
+    register_classes()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -61,7 +63,7 @@ def benchmark_options(data: Path, *rows: dict, **more) -> dict:
 
 def run_all(content: dict, out: Path, only: list[str] | None = None, overwrite: bool = False) -> dict:
     checked = options.check(content, "b.yml")
-    return run.run(checked, out, options.chosen_models(checked, only), overwrite)
+    return run.run(checked, out, options.chosen_models(checked, only), overwrite=overwrite)
 
 
 def cell(found: dict, model: str, dataset: str = "tiny") -> dict:
@@ -127,7 +129,7 @@ class TestResuming:
         assert (second["ran"], second["reused"]) == (0, 2)
         assert cell(second, "renamed")["images"] == cell(first, IFAN_ROW["name"])["images"]
 
-    @pytest.mark.parametrize("change", ["model", "metrics", "seed", "data", "broken file"])
+    @pytest.mark.parametrize("change", ["model", "seed", "data", "broken file"])
     def test_what_changes_runs_again(self, data, tmp_path, change):
         content = benchmark_options(data, IFAN_ROW)
         if change == "data":
@@ -135,8 +137,6 @@ class TestResuming:
         first = run_all(content, tmp_path)
         if change == "model":
             content["models"][1]["width"] = 3
-        elif change == "metrics":
-            content["metrics"] = ["psnr"]
         elif change == "seed":
             content["manual_seed"] = 1
         elif change == "data":
@@ -216,6 +216,36 @@ class TestResuming:
         assert (second["ran"], second["reused"]) == (1, 1)
         assert set(cell(second, "blurred")["mean"]) == {"psnr", "mae"}
 
+    def test_metrics_come_and_go_without_the_others(self, data, tmp_path, monkeypatch):
+        content = benchmark_options(data, IFAN_ROW, metrics=["psnr", "ssim"])
+        first = run_all(content, tmp_path)
+        measured, measure = [], quality.measure_quality
+        monkeypatch.setattr(quality, "measure_quality", lambda *a: measured.append(list(a[3])) or measure(*a))
+        for metrics, expected in ((["ssim"], []), (["mae", "psnr"], [["mae"]] * 2), (["psnr", "ssim", "mae"], [])):
+            measured.clear()
+            found = run_all({**content, "metrics": metrics}, tmp_path)
+            assert measured == expected
+            for name in ("blurred", IFAN_ROW["name"]):
+                shown = cell(found, name)
+                assert list(shown["mean"]) == metrics
+                assert all(list(image) == ["image", *metrics] for image in shown["images"])
+                for metric in {"psnr", "ssim"} & {*metrics}:
+                    assert shown["mean"][metric] == cell(first, name)["mean"][metric]
+
+    def test_a_metric_that_cannot_be_had_runs_nothing_again(self, data, tmp_path, monkeypatch):
+        def unavailable(*_: object) -> float:
+            raise MetricUnavailableError("no weights")
+
+        content = benchmark_options(data, IFAN_ROW, metrics=["psnr", "mae"])
+        with monkeypatch.context() as patched:
+            patched.setattr(full_reference, "mae", unavailable)
+            assert [run_all(content, tmp_path)["ran"] for _ in range(3)] == [2, 0, 0]
+            again = cell(run_all(content, tmp_path), "blurred")
+            assert (list(again["mean"]), again["unavailable"]) == (["psnr"], {"mae": "no weights"})
+        found = run_all(content, tmp_path)
+        assert found["ran"] == 2
+        assert cell(found, "blurred")["unavailable"] == {}
+
     def test_metric_that_the_protocol_never_has(self, data, tmp_path):
         content = benchmark_options(data, protocol="basicsr")
         first = run_all(content, tmp_path)
@@ -235,7 +265,9 @@ class TestNotFinite:
             own, name = write_dpdd(tmp_path / "own", {"test": 1}), "blurred"
             (source,), (target,) = ((own / "test_c" / role).iterdir() for role in ("source", "target"))
             source.write_bytes(target.read_bytes())
-            content = benchmark_options(own, IFAN_ROW)
+            weights = tmp_path / "trained.pth"  # networks with random weights are in no plot
+            torch.save({"params": IFAN(**SMALL).state_dict()}, weights)
+            content = benchmark_options(own, {**IFAN_ROW, "path": str(weights)})
         content["profile"] = {"height": 64, "width": 96}
         monkeypatch.setattr(run, "profile_model", lambda *_: {"latency_s": 1.0, "products": 10**9})
         found = [run_all(content, tmp_path) for _ in range(2)]
@@ -244,7 +276,7 @@ class TestNotFinite:
         assert cell(found[0], name)["mean"]["psnr"] is None
         for each in found:
             made = report.make_report(options.check(content, "b.yml"), each)
-            paths = report.write_reports(made, tmp_path)
+            paths = files.write_reports(made, tmp_path)
             texts = {kind: path.read_text(encoding="utf-8") for kind, path in paths.items()}
             row = next(line for line in texts["md"].splitlines() if line.startswith(f"| {name} |"))
             assert row.startswith(f"| {name} | – |")
@@ -290,9 +322,9 @@ class TestFailures:
         assert "file not found" in said["no file"]
         assert "valid: RGB pictures of equal size" in said["enlarges"]
         assert "left, right make 6 channels; IFAN takes 3" in said["wrong views"]
-        assert "unlabelled: has no sharp pictures" in said["unlabelled"]
+        assert "unlabelled" not in said
         assert "folder not found" in said["nowhere"]
-        assert len(said) == len(made["failures"]) == 8
+        assert len(said) == len(made["failures"]) == 7
         assert cell(found, "blurred")["status"] == cell(found, IFAN_ROW["name"])["status"] == "done"
 
     def test_fault_keeps_its_traceback_and_runs_again(self, data, tmp_path, monkeypatch):
@@ -311,7 +343,7 @@ class TestCheckpoints:
         nets = [IFAN(**SMALL), IFAN(**SMALL)]
         path = tmp_path / "net.pth"
         torch.save({"params": nets[0].state_dict(), "params_ema": nets[1].state_dict()}, path)
-        for key, net in ((None, nets[0]), ("params_ema", nets[1])):
+        for key, net in ((None, nets[1]), ("params_ema", nets[1]), ("params", nets[0])):
             built = models.build(options.Model("x", "IFAN", str(path), key, None))
             assert torch.equal(built.reconstructor.to_image[0].weight, net.reconstructor.to_image[0].weight)
             assert not built.training
@@ -352,13 +384,89 @@ class TestProfile:
             with pytest.raises((UserError, RuntimeError), match=expected):
                 profile_model(options.Model("n", "IFAN", None, None, None), options.Profile(64, 96, 1, 1), "cpu", 0)
 
+    def test_what_was_counted_before_it_ended_is_shown(self, data, tmp_path, monkeypatch):
+        def ended(command: list[str], **_: object) -> subprocess.CompletedProcess:
+            Path(command[-1]).write_text(json.dumps({"parameters": 7, "products": 11, "random_weights": True}))
+            return subprocess.CompletedProcess(command, -9, "", "")
+
+        monkeypatch.setattr(profile_process.subprocess, "run", ended)
+        content = benchmark_options(data, IFAN_ROW, datasets=[], profile={"height": 64, "width": 96})
+        row = report.make_report(options.check(content, "b.yml"), run_all(content, tmp_path))["rows"][1]
+        assert (row["parameters"], row["products"], row["latency_s"]) == (7, 11, None)
+        assert "out of memory" in row["errors"][0]["error"]
+
+    def test_time_limits_it(self):
+        profile = options.Profile(64, 96, runs=1, max_seconds=60, time_limit=0.2)
+        with pytest.raises(
+            UserError, match=r"^model n: not measured within 0\.2 s; lower profile: height and width, or "
+        ):
+            profile_model(options.Model("n", "IFAN", None, None, None, SMALL), profile, "cpu", 0)
+
+    def test_another_limit_needs_no_new_cell(self, tmp_path):
+        store = cells.CellStore(tmp_path)
+        model = options.Model("n", "IFAN", None, None, None, SMALL)
+        keys = set()
+        for limit in (1.0, 2.0):
+            profile = options.Profile(64, 96, 1, 60, limit)
+            made = types.SimpleNamespace(profile=profile, device="cpu", seed=0)
+            keys.add(store.profile_key(made, model, {}))
+        assert len(keys) == 1
+
+
+class TestWithoutTruth:
+    @pytest.fixture(scope="class")
+    def made(self, tmp_path_factory) -> tuple[dict, dict[str, str]]:
+        """A set without sharp pictures beside one with them, large enough for NIQE."""
+        folder = tmp_path_factory.mktemp("without truth")
+        data = write_dpdd(folder / "data", {"test": 2}, height=128, width=224)
+        bare = folder / "bare"
+        bare.mkdir()
+        for path in (data / "test_c" / "source").iterdir():
+            (bare / path.name).write_bytes(path.read_bytes())
+        weights = folder / "trained.pth"
+        torch.save({"params": IFAN(**SMALL).state_dict()}, weights)
+        content = benchmark_options(data, {**IFAN_ROW, "path": str(weights)}, {**IFAN_ROW, "name": "untrained"})
+        content["datasets"].append(
+            {"name": "bare", "type": "DualPixelDataset", "layout": "cuhk", "dataroot": str(bare)}
+        )  # fmt: skip
+        found = run_all(content, folder / "out")
+        made = report.make_report(options.check(content, "b.yml"), found)
+        paths = files.write_reports(made, folder / "out")
+        return made, {kind: path.read_text(encoding="utf-8") for kind, path in paths.items()}
+
+    def test_no_reference_metrics_are_measured(self, made):
+        assert made[0]["failures"] == []
+        assert made[0]["without_truth"] == ["bare"]
+        for row in made[0]["rows"]:
+            assert set(row["quality"]["bare"]["mean"]) == {"niqe", "sharpness"}
+            assert set(row["quality"]["tiny"]["mean"]) == {"psnr", "ssim", "mae"}
+            assert row["quality"]["bare"]["mean"]["sharpness"] > 0
+
+    def test_the_reports_have_columns_of_their_own(self, made):
+        assert "bare: NIQE | bare: Sharpness" in made[1]["md"]
+        assert "bare: niqe,bare: sharpness" in made[1]["csv"]
+        assert "compare with no truth" in made[1]["md"]
+
+    def test_pictures_without_error_maps_are_shown(self, made):
+        _, bare = made[1]["html"].split("<h3>bare: ")
+        viewer = bare.split("</section>")[0]
+        assert "Sharpness" in viewer
+        assert 'data-do="error"' not in viewer
+        assert "<figcaption>sharp</figcaption>" not in viewer
+        assert viewer.count('class="picture"') == 2  # blurred, and the trained network
+
+    def test_networks_with_random_weights_are_in_no_plot_and_no_picture(self, made):
+        text = made[1]["html"]
+        assert 'alt="untrained' not in text
+        assert "Left out, since their weights are random: untrained." in text
+
 
 class TestReport:
     @pytest.fixture
     def made(self, data, tmp_path) -> tuple[dict, dict[str, Path]]:
         content = benchmark_options(data, {**IFAN_ROW, "name": "a|b <i>"}, {"name": "x", "type": "Nope"})
         made = report.make_report(options.check(content, "b.yml"), run_all(content, tmp_path))
-        return made, report.write_reports(made, tmp_path)
+        return made, files.write_reports(made, tmp_path)
 
     def test_json(self, made):
         content = json.loads(made[1]["json"].read_text(encoding="utf-8"))
@@ -375,6 +483,7 @@ class TestReport:
         assert "unknown type 'Nope'" in rows[2]["remarks"]
         ifan = next(row for row in csv.DictReader(io.StringIO(published)) if row["method"] == "IFAN")
         assert (ifan["kind"], ifan["DPDD: psnr"], ifan["RealDOF: mae"]) == ("published", "25.37", "")
+        assert (ifan["bits"], ifan["DPDD: lpips"], ifan["parameters"]) == ("8", "0.217-0.331", "10.48")
 
     def test_markdown(self, made):
         text = made[1]["md"].read_text(encoding="utf-8")
@@ -385,13 +494,51 @@ class TestReport:
         row = next(line for line in text.splitlines() if line.startswith("| a"))
         assert row.replace("\\|", "").count("|") == head.count("|")
         assert text.index("| x |") < text.index("not measured here") < text.index("| DPDNet-D |")
+        origin = next(line for line in text.splitlines() if line.startswith("| blurred | tiny | ifan |"))
+        facts = made[0]["rows"][0]["quality"]["tiny"]["provenance"]
+        assert f"| {facts['bit_depth']} | {facts['code']} | {facts['data'][:12]} | – |" in origin
+
+    def test_latex(self, made):
+        text = made[1]["tex"].read_text(encoding="utf-8")
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\toprule") >= 2
+        for block in re.findall(r"\\begin\{tabular\}\{(l+r+)\}(.*?)\\end", text, re.DOTALL):
+            lines = [line for line in block[1].splitlines() if line.endswith(r"\\")]
+            assert lines
+            assert {line.count(" & ") + 1 for line in lines} == {len(block[0])}
+
+    def test_each_scenes_figures(self, made):
+        rows = list(csv.DictReader(io.StringIO(made[1]["scenes"].read_text(encoding="utf-8"))))
+        images = made[0]["rows"][0]["quality"]["tiny"]["images"]
+        assert len(rows) == len(images) * len(made[0]["metrics"])
+        first = next(row for row in rows if row["metric"] == "psnr")
+        assert (first["test set"], first["scene"]) == ("tiny", images[0]["image"])
+        assert float(first["blurred"]) == images[0]["psnr"]
+
+    def test_the_datas_checksum_follows_its_content(self, data, tmp_path):
+        content = benchmark_options(data, {"name": "again", "type": "blurred input"})
+
+        def checksum(folder: Path) -> str:
+            made = report.make_report(options.check(content, "b.yml"), run_all(content, folder))
+            return made["rows"][0]["quality"]["tiny"]["provenance"]["data"]
+
+        before = checksum(tmp_path / "one")
+        assert checksum(tmp_path / "two") == before
+        copied = shutil.copytree(data, tmp_path / "data")
+        content["datasets"][0]["dataroot"] = str(copied)
+        assert checksum(tmp_path / "three") == before, "wherever the files are"
+        path = next(iter(sorted((copied / "test_c" / "source").iterdir())))
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        pixels[0, 0] = pixels.max() - pixels[0, 0]
+        cv2.imwrite(str(path), pixels)
+        assert checksum(tmp_path / "four") != before
 
     def test_every_published_row_has_its_source(self):
         found = report.published()
-        assert len(found["rows"]) == 18
+        assert len(found["rows"]) == 26
         assert all(row["source"] for row in found["rows"])
+        assert "memory" not in json.dumps(found)
         ours = {row["method"]: row["DPDD"] for row in found["rows"]}
-        assert ours["IFAN"] == {"psnr": 25.37, "ssim": 0.789, "mae": 0.039, "lpips": 0.217}
+        assert ours["IFAN"] == {"psnr": 25.37, "ssim": 0.789, "mae": 0.039, "lpips": [0.217, 0.331]}
         assert ours["IFAN dual"] == {"psnr": 25.99, "ssim": 0.804, "mae": 0.037, "lpips": 0.207}
         assert report.published_value(0.0471, "mae") == "0.0471"
         assert report.published_value(0.04, "mae") == "0.040"

@@ -12,12 +12,13 @@ from helpers import basicsr, write_dpdd, write_options
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.benchmark import run
 from ifan_plugin.cli.benchmark import build_parser, main
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 
 
 @pytest.fixture
 def option_path(tmp_path: Path) -> Path:
     data = write_dpdd(tmp_path / "Bilder für Tests", {"test": 1})
+    torch.manual_seed(0)
     net = IFAN(width=2, num_steps=1, res_units=1)
     torch.save({"params": net.state_dict()}, tmp_path / "net 1.pth")
     return write_options(
@@ -40,7 +41,8 @@ def test_whole_run_and_again(option_path, tmp_path, monkeypatch, capsys):
     done = basicsr("benchmark", "-opt", option_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "results" / "benchmark" / "klein und ä"
-    assert {path.name for path in out.iterdir()} == {"cells", *(f"report.{k}" for k in ("md", "json", "csv", "html"))}
+    reports = {f"report.{kind}" for kind in ("md", "json", "csv", "html", "tex")}
+    assert {path.name for path in out.iterdir()} == {"cells", "scenes.csv", *reports}
     row = json.loads((out / "report.json").read_text(encoding="utf-8"))["rows"][1]
     assert row["latency_s"] > 0
     assert row["quality"]["tiny"]["mean"]["psnr"] > 10
@@ -70,7 +72,7 @@ def test_failed_cell_is_named_at_the_end(option_path, tmp_path, monkeypatch, cap
         (["--force_yml", "devise=cpu"], "unknown key 'devise'; did you mean 'device'?"),
         (["--force_yml", "plugins=[no_such_module_here]"], "plugins: 'no_such_module_here' can't be loaded"),
         (["--overwritte"], "unknown flag --overwritte; did you mean '--overwrite'?"),
-        (["--out", "small.yml/x"], "--out small.yml/x: can't be made"),
+        (["--out", "small.yml/x"], "small.yml/x/cells: the folder can't be made"),
     ],
 )
 def test_slips(option_path, tmp_path, monkeypatch, arguments, expected):

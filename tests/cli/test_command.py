@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import basicsr, write_dpdd, write_options
 
 from ifan_plugin import cli
-from ifan_plugin.cli.arguments import parse_pipeline_arguments
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.options.arguments import parse_pipeline_arguments
 
 
 def test_help_names_every_verb_with_examples(capsys):
@@ -37,7 +39,7 @@ def test_every_verb_has_help_with_examples(verb, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "basicsr: unknown verb 'trian'; did you mean 'train'?"),
+        (["trian"], "basicsr: unknown command 'trian'; did you mean 'train'?"),
         (["train"], "basicsr train: the following arguments are required: -opt"),
         (
             ["train", "-opt", "a.yml", "--auto_resum"],
@@ -129,7 +131,7 @@ def test_doctor_without_basicsr_says_so_and_fails(tmp_path):
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
-    assert "FAILS: not installed (pip install basicsr==1.4.2)" in done.stdout
+    assert "FAILS: not installed: python -m ifan_plugin.install_basicsr" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,7 @@ def test_test_writes_tables_pictures_and_a_contact_sheet(trained, dpdd, tmp_path
     import cv2
     import numpy as np
 
-    from ifan_plugin.data.image_io import read_header, read_image
+    from ifan_plugin.images.image_io import read_header, read_image
     from ifan_plugin.metrics import psnr
 
     options = options_for_testing(trained, dpdd)
@@ -238,3 +240,84 @@ def test_bad_data_is_one_line_before_training_starts(options, tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert str(broken) in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("verb", ["train", "test", "benchmark", "dataset show", "deblur", "export", "demo"])
+def test_networks_of_others_join_every_command_that_builds_one(verb, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*verb.split(), "--help"])
+    assert "--plugin MODULE" in capsys.readouterr().out
+
+
+BASICSR = "name: x\nmodel_type: IFANModel\nnetwork_g: {type: IFAN}\ntrain: {}\n"
+BENCHMARK = "name: x\nmodels: []\ndatasets: []\n"
+MMENGINE = "model: {type: IFANRestorer}\ntrain_cfg: {max_iters: 2}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "command"),
+    [
+        ("x = 1\n", ["train", "-opt", "F.py"], "basicsr mm train F.py"),
+        ("x = 1\n", ["test", "-opt", "F.py"], "basicsr mm train F.py"),
+        ("x = 1\n", ["benchmark", "-opt", "F.py"], "basicsr mm train F.py"),
+        ("x = 1\n", ["dataset", "show", "-opt", "F.py"], "basicsr mm train F.py"),
+        (MMENGINE, ["train", "-opt", "F.yml"], "basicsr mm train F.yml"),
+        (MMENGINE, ["benchmark", "-opt", "F.yml"], "basicsr mm train F.yml"),
+        (BENCHMARK, ["train", "-opt", "F.yml"], "basicsr benchmark -opt F.yml"),
+        (BENCHMARK, ["mm", "train", "F.yml"], "basicsr benchmark -opt F.yml"),
+        (BASICSR, ["mm", "train", "F.yml"], "basicsr train -opt F.yml"),
+        (BASICSR, ["benchmark", "-opt", "F.yml"], "basicsr train -opt F.yml"),
+    ],
+)
+def test_a_file_of_another_command_is_told_which(text, arguments, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["basicsr"])
+    (tmp_path / arguments[-1]).write_text(text)
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rstrip().endswith(command)
+
+
+def test_mmengines_side_is_a_command_too(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["mm", "--help"])
+    assert "basicsr mm train options/mm/ifan_quickstart.py" in capsys.readouterr().out
+    assert cli.main(["mm", "tran"]) == 2
+    assert capsys.readouterr().err == "basicsr mm: unknown command 'tran'; did you mean 'train'?\n"
+
+
+@pytest.mark.parametrize("module", ["tensorboard.main", "cv2", "lpips", "gradio", "mmengine.runner"])
+def test_doctor_imports_what_it_lists(module, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)  # as where a package that it needs is gone
+    from ifan_plugin.cli import doctor
+
+    listed = {**doctor.REQUIRED, **doctor.OPTIONAL, **doctor.FRAMEWORKS}
+    name = next(name for name, found in listed.items() if found == module)
+    assert doctor.main([]) == 1
+    assert f"  {name:<16}FAILS: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "expected"),
+    [
+        ("deblur", {}, "10000"),
+        ("demo", {}, "10000"),
+        ("train", {}, None),
+        ("deblur", {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+        ("deblur", {"GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+)
+def test_restoring_commands_let_waiting_threads_sleep_unless_the_user_said_otherwise(
+    verb, given, expected, monkeypatch
+):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards, whatever the command sets
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    command = SimpleNamespace(main=lambda arguments: seen.append(os.environ.get("GOMP_SPINCOUNT")) or 0)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: command)
+    assert cli.main([verb]) == 0
+    assert seen == [expected]

@@ -13,11 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ifan_plugin import checkpoints, cli
+from ifan_plugin import cli
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.conversion import FORMATS, read_weights, write_weights
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.tensor_files import load_file
+from ifan_plugin.weights import official
+from ifan_plugin.weights.conversion import FORMATS, read_weights, write_weights
 
 SMALL = {"width": 4, "num_steps": 2, "res_units": 1}
 
@@ -44,17 +46,19 @@ def ours(folder: Path, name: str = "net_g.pth", **options: Any) -> tuple[Path, d
     content = {
         "hyper_parameters": dict(network.hyper_parameters),
         "params": with_odd_bits(network.state_dict()),
-        "params_ema": averaged.state_dict(),
+        "params_ema": with_odd_bits(averaged.state_dict()),
     }
     torch.save(content, folder / name)
     return folder / name, content
 
 
-def official(folder: Path, name: str = "IFAN.pytorch", reblurring: bool = True, **options: Any) -> tuple[Path, dict]:
+def official_file(
+    folder: Path, name: str = "IFAN.pytorch", reblurring: bool = True, **options: Any
+) -> tuple[Path, dict]:
     torch.manual_seed(2)
     network = IFAN(**{**SMALL, **options})
     reblur = ReblurNet(network.filter_channels, 4, 2, res_units=1).state_dict() if reblurring else None
-    content = checkpoints.to_official(with_odd_bits(network.state_dict()), reblur)
+    content = official.to_official(with_odd_bits(network.state_dict()), reblur)
     torch.save(content, folder / name)
     return folder / name, content
 
@@ -85,9 +89,9 @@ def require_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("options", [{}, {"dual_pixel": True}, {"num_steps": 3, "use_disparity": True}], ids=str)
 def test_the_authors_file_and_back(folder, way, options):
     if way == ".pth":
-        path, content = official(folder, reblurring=False, **options)
+        path, content = official_file(folder, reblurring=False, **options)
     else:
-        path, content = official(folder, reblurring=True, **options)
+        path, content = official_file(folder, reblurring=True, **options)
     there, reblur, back = folder / f"there{way}", folder / f"reblurring{way}", folder / "back.pytorch"
     extra = () if way == ".pth" else ("--reblurring", reblur)
     assert convert(path, there, *extra) == 0
@@ -116,10 +120,10 @@ def test_our_file_to_safetensors_and_back(folder, options, param_key):
 def test_our_file_to_the_authors_keys_and_back(folder):
     path, content = ours(folder, isotropic=True)
     assert convert(path, folder / "theirs.pytorch") == 0
-    assert checkpoints.is_official(torch.load(folder / "theirs.pytorch", weights_only=True))
+    assert official.is_official(torch.load(folder / "theirs.pytorch", weights_only=True))
     assert convert(folder / "theirs.pytorch", folder / "back.pth") == 0
     found = torch.load(folder / "back.pth", weights_only=True)
-    require_same_bits(content["params"], found["params"])
+    require_same_bits(content["params_ema"], found["params"])
     assert IFAN(**found["hyper_parameters"]).hyper_parameters == content["hyper_parameters"]
 
 
@@ -141,11 +145,11 @@ def test_strided_and_shared_tensors_go_into_safetensors(folder):
     params["disparity_estimator.3.bias"] = torch.zeros(1).expand(1)
     torch.save({"params": params}, folder / "a.pth")
     assert convert(folder / "a.pth", folder / "a.safetensors") == 0
-    require_same_bits(params, checkpoints.load_file(folder / "a.safetensors")["params"])
+    require_same_bits(params, load_file(folder / "a.safetensors")["params"])
 
 
 def test_what_it_prints(folder, capsys):
-    path, content = official(folder)
+    path, content = official_file(folder)
     assert convert(path, folder / "out.safetensors") == 0
     count = sum(tensor.numel() for name, tensor in content.items() if ".Network." in name)
     assert capsys.readouterr().out.splitlines() == [
@@ -157,15 +161,15 @@ def test_what_it_prints(folder, capsys):
     ]
     with safe_open(folder / "out.safetensors", framework="pt") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["hyper_parameters"]) == checkpoints.from_official(content).arch_kwargs
+    assert json.loads(metadata["hyper_parameters"]) == official.from_official(content).arch_kwargs
     assert (metadata["format"], metadata["arch"]) == ("pt", "IFAN")
 
     path, _ = ours(folder)
     assert convert(path, folder / "out.pytorch") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{path}: a file of ours, params"
+    assert lines[0] == f"{path}: a file of ours, params_ema"
     assert "isotropic false" in lines[1]
-    assert lines[2] == "it has params_ema, too (--param-key params_ema)"
+    assert lines[2] == "it has params, too (--param-key params)"
     assert lines[3] == "note: the authors' code, as released, applies isotropic filters; these are separable"
 
 
@@ -180,7 +184,7 @@ def test_what_the_shapes_do_not_tell_may_be_said(folder, capsys):
         saved = torch.load(folder / "said.pth", weights_only=True)
         assert saved["hyper_parameters"]["isotropic"] is (value == "true")
         require_same_bits(bare, saved["params"])
-    path, _ = official(folder)
+    path, _ = official_file(folder)
     assert convert(path, folder / "separable.pth", "--isotropic", "false") == 0
     assert torch.load(folder / "separable.pth", weights_only=True)["hyper_parameters"]["isotropic"] is False
     capsys.readouterr()
@@ -197,7 +201,7 @@ def test_what_is_there_is_kept(folder, capsys, kind):
     assert message == f"{out}: is there already; give another name, or add --overwrite"
     assert out.read_bytes() == b"mine"
     assert convert(path, out, "--to", kind, "--overwrite") == 0
-    assert checkpoints.load_file(out)
+    assert load_file(out)
     assert sorted(p.name for p in folder.iterdir()) == sorted(["net_g.pth", out.name]), "no remains"
 
 
@@ -208,7 +212,7 @@ def test_a_failed_conversion_leaves_nothing(folder, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ifan_plugin.files.os.fsync", full)
+    monkeypatch.setattr("ifan_plugin.common.files.os.fsync", full)
     for out in ("out.safetensors", "out.pth"):
         assert "No space left on device" in refused(capsys, path, folder / out, "--overwrite")
     assert (folder / "out.safetensors").read_bytes() == b"mine"
@@ -278,7 +282,7 @@ def test_help_names_the_kinds(capsys):
 
 def test_wrong_calls(folder, capsys):
     path, _ = ours(folder)
-    theirs, _ = official(folder, reblurring=False)
+    theirs, _ = official_file(folder, reblurring=False)
     out = folder / "x.pth"
     for arguments, message in (
         ((path, folder / "x.bin"), "x.bin: unknown ending '.bin'; valid: .pth (ifan_plugin)"),
@@ -302,7 +306,7 @@ def test_wrong_calls(folder, capsys):
 
 
 def test_the_reblurring_networks_file(folder, capsys):
-    path, _ = official(folder)
+    path, _ = official_file(folder)
     (folder / "r.pth").write_bytes(b"mine")
     assert "r.pth: is there already" in refused(capsys, path, folder / "g.pth", "--reblurring", folder / "r.pth")
     assert "is OUT itself" in refused(capsys, path, folder / "g.pth", "--reblurring", folder / "g.pth")
@@ -344,7 +348,7 @@ def test_taps_the_authors_keys_do_not_tell_are_printed(folder, capsys):
     back = torch.load(folder / "back.pth", weights_only=True)
     assert content["hyper_parameters"].items() >= back["hyper_parameters"].items()
     assert {"num_steps": 7, "taps": 5}.items() <= back["hyper_parameters"].items()
-    require_same_bits(content["params"], back["params"])
+    require_same_bits(content["params_ema"], back["params"])
 
     path, content = ours(folder, taps=5)
     assert convert(path, folder / "separable.pytorch") == 0
@@ -401,8 +405,8 @@ def test_its_own_reblurring_is_merged(folder, said, options):
     file = reblurring(folder, said, filter_channels=IFAN(**{**SMALL, **options}).filter_channels, **options)
     assert convert(path, folder / "x.pytorch", "--reblurring", file) == 0
     merged = torch.load(folder / "x.pytorch", weights_only=True)
-    back = checkpoints.from_official(merged, options.get("taps", 3))
-    require_same_bits(content["params"], back.params)
+    back = official.from_official(merged, options.get("taps", 3))
+    require_same_bits(content["params_ema"], back.params)
     require_same_bits(torch.load(file, weights_only=True)["params"], back.reblur_params)
 
 
@@ -426,7 +430,7 @@ def test_code_in_a_file_does_not_run(folder, capsys):
 
 def test_safetensors_of_others_are_read(folder):
     """The authors' keys in a safetensors file, and our keys without metadata."""
-    _, content = official(folder, reblurring=False)
+    _, content = official_file(folder, reblurring=False)
     save_file(content, folder / "theirs.safetensors")
     assert convert(folder / "theirs.safetensors", folder / "a.pth") == 0
     assert torch.load(folder / "a.pth", weights_only=True)["hyper_parameters"]["isotropic"] is True

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, write_options
 
 from ifan_plugin import cli
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 
 PLUGIN = """
 import torch
@@ -37,7 +37,14 @@ def test_the_command_writes_a_sheet_and_says_where(options, tmp_path, monkeypatc
     assert cli.main(["dataset", "show", "-opt", str(path), "--count", "3"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "train_set (train, DualPixelDataset): 3 samples of 5 scenes, what the first epoch begins with",
-        "a sample: lq 3x32x32, gt 3x32x32, left 3x32x32, right 3x32x32",
+        "a sample: " + ", ".join(f"{role} 32x32 (3 channels)" for role in ("lq", "gt", "left", "right")),
+        "5 pairs, train_l/source by names, without '_l'; train_r/source by names, without '_r'; train_c/target by order: "
+        "a number in the names differs by -1 throughout, as in DPDD:",
+        *(
+            f"  1P0A000{n}: train_c/source/1P0A000{n}.png, train_l/source/1P0A000{n}_L.png, "
+            f"train_r/source/1P0A000{n}_R.png, train_c/target/1P0A000{n - 1}.png"
+            for n in (1, 3, 5, 7, 9)
+        ),
         "written to größe_train_set.png",
     ]
     (sheet,) = folder.glob("*.png")
@@ -64,7 +71,7 @@ def test_data_sets_of_plugins_and_overrides(options, tmp_path, monkeypatch, caps
     assert cv2.imread("a.png").shape[0] > 3 * 240
     flags = ["--phase", "val_set", "--force_yml", "datasets:val:views=[left, right]", "--out", "b.png", "--count", "1"]
     assert cli.main(["dataset", "show", "-opt", str(path), *flags]) == 0
-    assert "a sample: lq 6x48x64, gt 3x48x64" in capsys.readouterr().out
+    assert "a sample: lq 64x48 (6 channels), gt 64x48 (3 channels)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

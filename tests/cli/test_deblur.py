@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,9 +19,11 @@ from ifan_plugin import cli
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.cli import deblur as verb
-from ifan_plugin.inference import batch, batch_plan
-from ifan_plugin.inference.networks import Network, load_network
-from ifan_plugin.inference.photos import VALID, Photo, read_photo, write_photo
+from ifan_plugin.inference import stages
+from ifan_plugin.photos import batch
+from ifan_plugin.photos import plan as batch_plan
+from ifan_plugin.photos.read_write import VALID, Photo, read_photo, write_photo
+from ifan_plugin.weights.networks import Network, load_network
 
 SMALL = {"width": 2, "num_steps": 1, "res_units": 1}
 
@@ -68,7 +71,7 @@ def test_a_process_of_its_own(folder, weights, tmp_path):
     (folder / "notes.txt").write_text("")
     done = basicsr("deblur", folder.name, "--out", "scharf ß", "--weights", weights, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert done.stdout == "2 restored, 1 failed\n"
+    assert done.stdout == f"2 restored, 1 failed\nresults: {tmp_path / 'scharf ß'}\n"
     lines = done.stderr.splitlines()
     assert lines[0] == "1 file of other kinds left alone"
     assert lines[1].startswith("IFAN: width 2, num_steps 1")
@@ -86,7 +89,7 @@ def test_pictures_are_what_the_network_makes_of_them(folder, weights, tmp_path, 
     every = (folder, "--out", out, "--weights", weights, "--compare", "--save-disparity", "--device", "cpu")
     assert deblur(*every, "--tile", 32) == 0
     said = capsys.readouterr()
-    assert said.out == "2 restored\n"
+    assert said.out == f"2 restored\nresults: {out}\n"
     assert said.err.count("disparity from ") == 2
     extra = ["_compare.jpg", "_disparity.png", "_disparity_colours.png"]
     expected = ["a b.png", *(f"a b{name}" for name in extra), "Tag 1/ö.jpg", *(f"Tag 1/ö{name}" for name in extra)]
@@ -104,7 +107,7 @@ def test_pictures_are_what_the_network_makes_of_them(folder, weights, tmp_path, 
     (out / "a b_compare.jpg").unlink()
     assert deblur(*every) == 0
     said = capsys.readouterr()
-    assert said.out == "0 restored, 2 skipped, there already (--overwrite replaces)\n"
+    assert said.out == f"0 restored, 2 skipped, there already (--overwrite replaces)\nresults: {out}\n"
     assert f"a b.png skipped, {out / 'a b.png'} is there already" in said.err
     assert not (out / "a b_compare.jpg").exists()
     assert deblur(*every, "--overwrite", "--ensemble", "--quiet", "--tile", "off") == 0
@@ -164,7 +167,7 @@ def test_a_terminal_has_bars_over_pictures_and_tiles(folder, weights, tmp_path, 
     assert "4/4" in shown  # tiles of the first: 2 rows of 2
     assert "kaputt.png failed: file is empty" in shown
     assert "->" not in shown
-    assert capsys.readouterr().out == "2 restored, 1 failed\n"
+    assert capsys.readouterr().out == f"2 restored, 1 failed\nresults: {tmp_path / 'out'}\n"
 
 
 def test_an_interruption_keeps_what_is_finished(folder, weights, tmp_path, monkeypatch, capsys):
@@ -259,7 +262,6 @@ def test_wrong_calls_do_nothing(folder, weights, tmp_path, capsys):
     out = tmp_path / "out"
     usual = (folder, "--out", out, "--weights", weights)
     for arguments, message in (
-        ((folder, "--out", out), "--weights: is missing; give a checkpoint, or --arch DefocusDeconvolution"),
         ((folder, "--weights", weights), "the following arguments are required: --out"),
         ((folder / "none", "--out", out, "--weights", weights), "none: no such file or folder"),
         ((folder, "--out", folder, "--weights", weights), "is an input"),
@@ -340,3 +342,46 @@ def test_help_says_what_scripts_need(capsys):
         "value / 256 - 128",
     ):
         assert words in said
+
+
+def test_scale_strength_and_crop(folder, weights, tmp_path, capsys):
+    arguments = (folder / "a b.png", "--out", tmp_path / "out", "--weights", weights)
+    for wrong, message in (
+        (("--scale", "2"), "--scale: must be auto or a number above 0 and up to 1, not '2'"),
+        (("--scale", "small"), "--scale: must be auto or a number"), (("--strength", "0"), "--strength: must be a number above 0"),
+        (("--strength", "nan"), "--strength: must be"), (("--crop", "1,2,3"), "--crop: must be four whole numbers X,Y,W,H"),
+        (("--crop", "1,2,0,4"), "--crop: must be four"), (("--crop", "1,2,-3,4"), "--crop: must be four"),
+        (("--crop", "1,2,3,4"), "--crop: says what --compare enlarges; give --compare, too"),
+    ):  # fmt: skip
+        assert message in refused(capsys, *arguments, *wrong)
+    assert deblur(*arguments, "--scale", "0.6", "--strength", "0.5", "--compare", "--crop", "1,2,30,20") == 0
+    assert files(tmp_path / "out") == ["a b.png", "a b_compare.jpg"]
+    assert f"results: {tmp_path / 'out'}\n" in capsys.readouterr().out
+
+
+def test_what_tiles_cost_is_said(tmp_path, weights, capsys):
+    write_photo(
+        tmp_path / "a.png", Photo(np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8), "png")
+    )
+    assert deblur(tmp_path / "a.png", "--out", tmp_path / "out", "--weights", weights, "--tile", 40) == 0
+    said = capsys.readouterr().err
+    assert "Tiles of 40 pixels with an overlap of " in said
+    assert " times as long as the picture as a whole" in said
+
+
+def test_progress_within_a_picture_without_a_terminal(folder, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(verb, "_SECONDS", 0.0)
+    monkeypatch.setattr(stages, "_EVERY", 0.0)
+    assert deblur(folder / "a b.png", "--out", tmp_path / "out", "--weights", weights) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" %")]
+    assert len(lines) > 5
+    assert all(line.startswith(f"[1/1] {folder / 'a b.png'} ") for line in lines)
+
+
+def test_a_bar_moves_within_a_picture(folder, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "_EVERY", 0.0)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert deblur(folder / "a b.png", "--out", tmp_path / "out", "--weights", weights) == 0
+    shares = {int(found) for found in re.findall(r"(\d+)/100", screen.getvalue())}
+    assert len(shares) > 10

@@ -10,8 +10,8 @@ import torch
 
 from ifan_plugin import cli
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.cli import demo
-from ifan_plugin.inference.networks import load_network
+from ifan_plugin.weights.networks import load_network
+from ifan_plugin.zoo import shipped
 
 
 def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
@@ -38,7 +38,7 @@ def test_help_has_examples(capsys):
         cli.main(["demo", "--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "basicsr demo --weights IFAN.pytorch" in said
+    assert "basicsr demo --weights weights/IFAN.pytorch" in said
     assert "exit status" in said
 
 
@@ -62,7 +62,9 @@ def test_what_is_refused(capsys, tmp_path, monkeypatch, arguments, message):
     assert message in refused(capsys, *arguments)
 
 
-def test_without_the_quickstarts_weights_it_says_what_to_do(capsys, tmp_path, monkeypatch):
+def test_without_any_weights_it_says_what_to_do(capsys, tmp_path, monkeypatch):
+    """A package without its own network, in a folder without the quickstart's."""
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     monkeypatch.chdir(tmp_path)
     said = refused(capsys)
     assert "net_g_latest.pth: not found; run ./scripts/quickstart.sh first, here, or give --weights FILE" in said
@@ -74,15 +76,16 @@ def test_without_gradio_it_says_how_to_get_it(capsys, weights, monkeypatch):
 
 
 def test_what_it_says_of_its_weights(weights):
+    pytest.importorskip("gradio", reason="needs gradio (pip install 'gradio>=5')")
+    from ifan_plugin.demo.choice import loaded_lines
+
     network = load_network(weights, param_key="params_ema", device="cpu")
-    first, second = demo.loaded_lines(network, "params_ema")
+    first, second = loaded_lines(network)
     assert first.startswith("Network: IFAN: width 2, num_steps 1")
     assert second == f"Weights: {weights} [params_ema], trained for 500 iterations."
     weights.rename(weights.with_name("mine.pth"))
-    network = load_network(weights.with_name("mine.pth"), device="cpu")
-    assert demo.loaded_lines(network, "params")[1].endswith(
-        "mine.pth [params], how long they were trained isn't known."
-    )
+    network = load_network(weights.with_name("mine.pth"), param_key="params", device="cpu")
+    assert loaded_lines(network)[1].endswith("mine.pth [params], how long they were trained isn't known.")
 
 
 def test_a_taken_port_is_one_line(capsys, weights, tmp_path, monkeypatch):
@@ -95,4 +98,21 @@ def test_a_taken_port_is_one_line(capsys, weights, tmp_path, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         said = refused(capsys, "--weights", weights, "--device", "cpu", "--port", port)
-    assert f"--port {port}: can't serve there" in said
+    assert f"--port {port}: can't serve there: the port is taken by another program" in said
+
+
+def test_which_networks_the_page_offers(weights, tmp_path, monkeypatch):
+    from ifan_plugin.demo.choice import QUICKSTART, find_choices
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ifan_plugin.zoo.networks", dict)  # none ships
+    assert find_choices([]) == []
+    for path in (Path("weights/b.pth"), Path("weights/a.pytorch"), Path("weights/README.md"), QUICKSTART):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(weights.read_bytes())
+    names = [choice.name for choice in find_choices([])]
+    assert names == ["a", "b", "the quickstart's network"]
+    named = find_choices([weights, Path("weights/b.pth")])
+    assert [choice.name for choice in named] == ["net_g_500", "b", "a", "the quickstart's network"]
+    assert [choice.name for choice in find_choices([Path("elsewhere/b.pth")])][:1] == ["b (.pth, elsewhere)"]
+    assert [choice.name for choice in find_choices([], "DefocusDeconvolution")] == ["DefocusDeconvolution"]

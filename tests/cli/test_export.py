@@ -11,9 +11,10 @@ import pytest
 import torch
 from helpers import basicsr
 
-from ifan_plugin import cli, export
+from ifan_plugin import cli
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
+from ifan_plugin.export import program as export
 
 SMALL = {"width": 4, "num_steps": 2, "res_units": 1}
 
@@ -68,9 +69,9 @@ def test_from_file_to_file(weights: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"written to {out} (torch.export program, ")
-    assert lines[1] == "takes any number of pictures at a time; height and width: any, at least 9"
+    assert lines[1] == "takes any number of pictures at a time; width and height: any, at least 9"
     assert lines[2].startswith(
-        "checked by torch.export.load against the original at 40x56, 35x53, 9x25, 24x31: largest difference "
+        "checked by torch.export.load against the original at 56x40, 53x35, 25x9, 24x31: largest difference "
     )
     assert lines[2].endswith("(limit 1e-04 of values in [0, 1])")
     said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "|" not in line]
@@ -112,8 +113,8 @@ def test_what_is_there_is_kept(weights: Path, folder: Path, capsys: pytest.Captu
         ("net_g.pth/a.onnx", [], "folder not found"),
         ("", [], "is a folder; give a file's name"),
         ("a.pt2", ["--opset", "18"], "--opset: is ONNX's; a torch.export program has none"),
-        ("a.pt2", ["--size", "20"], "--size 20: must be HEIGHTxWIDTH in pixels, such as 720x1280"),
-        ("a.pt2", ["--size", "0x9"], "--size 0x9: must be HEIGHTxWIDTH"),
+        ("a.pt2", ["--size", "20"], "--size 20: must be WIDTHxHEIGHT in pixels, such as 1280x720"),
+        ("a.pt2", ["--size", "0x9"], "--size 0x9: must be WIDTHxHEIGHT"),
         ("a.pt2", ["--size", "8x64"], "--size: 8x64: both sides must be at least 9"),
         ("a.pt2", ["--size", "20x20", "--no-check"], "--size: is for the check, and --no-check leaves it out"),
         ("a.pt2", ["--arch-option", "isotropic"], "--arch-option isotropic: must have the form key=value"),

@@ -10,9 +10,9 @@ import pytest
 from helpers import ROOT, basicsr, write_options
 
 from ifan_plugin import cli
-from ifan_plugin.data import lmdb_create
-from ifan_plugin.data.lmdb import LmdbPictures
-from ifan_plugin.data.patches import CenterCrop, Patches
+from ifan_plugin.data.lmdb import create as lmdb_create
+from ifan_plugin.data.lmdb.patches import CenterCrop, Patches
+from ifan_plugin.data.lmdb.read import LmdbPictures
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -36,7 +36,7 @@ def test_make_and_verify(dpdd, tmp_path, capsys):
     status, out, err = run(capsys, "verify", tmp_path / "out", "--workers", 1)
     assert status == 0
     assert len(out.splitlines()) == 8
-    assert f"{tmp_path / 'out/train/center.lmdb'}: 5 pictures, png, 8 bits, 48x64: all well" in out
+    assert f"{tmp_path / 'out/train/center.lmdb'}: 5 pictures, png, 8 bits, 64x48: all well" in out
     status, out, _ = create(capsys, dpdd, tmp_path / "out", "--split", "val", "--bit-depth", "8")
     assert status == 0
     assert out.startswith("Up to date: ")
@@ -67,7 +67,7 @@ def test_flags_become_arguments(flags, cut, tmp_path, monkeypatch, capsys):
     assert given == {
         "out": tmp_path / "out", "layout": "dpdd", "root": tmp_path, "folders": None, "splits": None, "views": None,
         "encoding": "png", "bit_depth": None, "cut": cut, "compression": 1, "workers": 1, "overwrite": False,
-        "progress": True,
+        "progress": True, "pairing": "auto",
     }  # fmt: skip
     more = ["--split", "val", "--views", "left", "right", "--encoding", "raw", "--bit-depth", "16", "--overwrite"]
     create(capsys, tmp_path, tmp_path / "out", *more, "--compression", "3")
@@ -80,7 +80,7 @@ def test_flags_become_arguments(flags, cut, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["creat"], "basicsr lmdb: unknown verb 'creat'; did you mean 'create'?"),
+        (["creat"], "basicsr lmdb: unknown command 'creat'; did you mean 'create'?"),
         ([], "basicsr lmdb: the following arguments are required"),
         (["create", "--layout", "dpd", "--out", "x"], "basicsr lmdb create: argument --layout: invalid choice: 'dpd'"),
         (["create", "--layout", "dpdd", "--out", "x"], "--root: missing"),

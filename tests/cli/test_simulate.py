@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ifan_plugin.cli.simulate import build_parser, main
-from ifan_plugin.data import quickstart_data
-from ifan_plugin.data.depth_pictures import read_depth
-from ifan_plugin.data.image_io import write_image
-from ifan_plugin.data.simulated_set import write_set
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.images.image_io import write_image
+from ifan_plugin.simulation import quickstart as quickstart_data
+from ifan_plugin.simulation.data_set import write_set
+from ifan_plugin.simulation.depth_pictures import read_depth
 
 HEIGHT, WIDTH = 40, 56
 
@@ -57,7 +57,7 @@ def refusal(argv: list[str]) -> str:
 class TestFolders:
     def test_layout_and_content(self, folders, tmp_path, capsys):
         out = tmp_path / "out"
-        assert main(arguments(folders, out, "--split", "val", "--f-number", "2", "--save-coc")) == 0
+        assert main(arguments(folders, out, "--split", "val", "--pixel-pitch", "40", "--save-coc")) == 0
         parts = ("val_c/source", "val_c/target", "val_l/source", "val_r/source", "val_coc")
         assert sorted(digests(out)) == sorted(f"{part}/{name}.png" for part in parts for name in "abc")
         center, target, left, right, coc = (
@@ -114,9 +114,10 @@ class TestFolders:
         assert (coc[0, 0] - 32768.0) / 256 == pytest.approx(-4.273504 / 2, abs=1 / 512)
 
     def test_same_bytes_with_one_and_two_workers(self, folders, tmp_path):
-        main(arguments(folders, tmp_path / "one", "--seed", "3"))
-        main([*arguments(folders, tmp_path / "two", "--seed", "3"), "--workers", "2"])
-        main(arguments(folders, tmp_path / "other", "--seed", "4"))
+        lens = ("--pixel-pitch", "40", "--optics", "random", "--sensor", "camera")
+        main(arguments(folders, tmp_path / "one", "--seed", "3", *lens))
+        main([*arguments(folders, tmp_path / "two", "--seed", "3", *lens), "--workers", "2"])
+        main(arguments(folders, tmp_path / "other", "--seed", "4", *lens))
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
         assert digests(tmp_path / "one") != digests(tmp_path / "other")  # the seed draws the focus
 
@@ -159,6 +160,44 @@ class TestFolders:
         assert "sizes must be equal" in message
         assert not (tmp_path / "out").exists()
 
+    def test_all_splits_in_one_call(self, folders, tmp_path, capsys):
+        for split, names in (("train", "ab"), ("test", "c")):
+            for kind in folders:
+                (kind / split).mkdir()
+                for path in [path for path in kind.iterdir() if path.stem in list(names)]:
+                    path.rename(kind / split / path.name)
+        assert main(arguments(folders, tmp_path / "out", "--split", "all")) == 0
+        found = {part: sorted(path.name for path in (tmp_path / "out" / part).iterdir())
+                 for part in ("train_c/source", "test_l/source")}  # fmt: skip
+        assert found == {"train_c/source": ["a.png", "b.png"], "test_l/source": ["c.png"]}
+        assert not (tmp_path / "out/val_c").exists()
+        summary = capsys.readouterr().out
+        assert "train: 2 scenes" in summary
+        assert "test: 1 scene," in summary
+        nothing = tmp_path / "nothing"
+        nothing.mkdir()
+        assert "no folder train, val or test" in refusal(
+            arguments((nothing, nothing), tmp_path / "x", "--split", "all")
+        )
+
+    def test_photographs_without_depth(self, folders, tmp_path):
+        argv = ["--sharp", str(folders[0]), "--depth-kind", "invented", "--workers", "1", "--pixel-pitch", "30"]
+        for out, seed in (("one", "3"), ("again", "3"), ("other", "4")):
+            main([*argv, "--out", str(tmp_path / out), "--seed", seed, "--save-coc"])
+        assert digests(tmp_path / "one") == digests(tmp_path / "again") != digests(tmp_path / "other")
+        coc = cv2.imread(str(tmp_path / "one/train_coc/a.png"), cv2.IMREAD_UNCHANGED)
+        assert np.ptp(coc.astype(int)) > 128, "there is depth"
+
+    def test_the_sensor_spoils_the_blurred_pictures_alone(self, folders, tmp_path):
+        lens = ("--focus-distance", "2", "--pixel-pitch", "40", "--optics", "canon_rf50")
+        main(arguments(folders, tmp_path / "clean", *lens))
+        main(
+            arguments(folders, tmp_path / "noisy", *lens, "--sensor", "camera", "--noise", "6400", "--highlights", "1")
+        )
+        clean, noisy = digests(tmp_path / "clean"), digests(tmp_path / "noisy")
+        for name in clean:
+            assert (clean[name] == noisy[name]) == ("target" in name)
+
 
 class TestErrors:
     def test_missing_folders(self, folders, tmp_path):
@@ -180,11 +219,11 @@ class TestErrors:
         np.save(folders[1] / "b.npy", np.ones((HEIGHT, WIDTH)))
         assert "same stem" in refusal(arguments(folders, tmp_path / "out"))
 
-    def test_grey_picture(self, folders, tmp_path):
-        cv2.imwrite(str(folders[0] / "a.png"), np.zeros((HEIGHT, WIDTH), np.uint8))
+    def test_transparent_picture(self, folders, tmp_path):
+        cv2.imwrite(str(folders[0] / "a.png"), np.zeros((HEIGHT, WIDTH, 4), np.uint8))
         message = refusal(arguments(folders, tmp_path / "out"))
         assert "a.png" in message
-        assert "grey" in message
+        assert "rgba, not opaque" in message
 
     @pytest.mark.parametrize(
         ("name", "content", "expected"),
@@ -242,6 +281,10 @@ class TestErrors:
             (("--focal-px", "100"), "--depth-kind disparity"),
             (("--preset", "quickstart"), "--sharp"),
             (("--split", "training"), "train"),
+            (("--optics", "pixel3"), "pixel4"),
+            (("--noise", "-1"), "iso is -1"),
+            (("--tone", "2"), "tone is 2"),
+            (("--depth-kind", "invented"), "--depth: isn't used with --depth-kind invented"),
             (("--f-numbr", "2"), "--f-number"),
             (("--f-number", "two"), "--f-number"),
         ],
@@ -252,6 +295,8 @@ class TestErrors:
 
     def test_nothing_to_simulate(self, tmp_path):
         assert "--preset quickstart" in refusal(["--out", str(tmp_path / "out")])
+        assert "--depth-kind invented" in refusal(["--sharp", str(tmp_path), "--out", str(tmp_path / "out")])
+        assert "--noise: can't be combined" in refusal(["--preset", "quickstart", "--noise", "9", "--out", "x"])
         assert "--depth: missing" in refusal(["--sharp", str(tmp_path), "--out", str(tmp_path / "out")])
         assert "--out" in refusal(["--preset", "quickstart"])
 
@@ -305,7 +350,7 @@ class TestQuickstart:
             assert content.sharp.max() <= 1
             assert content.depth.min() > 0.05
             coc = np.abs(content.camera.circle_of_confusion(content.depth))
-            assert 1.9 < coc.max() < 8.1
+            assert 3.9 < coc.max() < 16.1
 
     def test_test_scenes_are_blurred_but_not_beyond_repair(self, tmp_path):
         scenes = [scene for scene in quickstart_data.quickstart_scenes() if scene.split == "test"]
@@ -313,7 +358,7 @@ class TestQuickstart:
             assert 22 < report.psnr_db < 28
             assert report.width <= 768
             assert report.height <= 512
-            assert 3 < max(-report.coc_min, report.coc_max) < 12
+            assert 6 < max(-report.coc_min, report.coc_max) < 24
 
     def test_measured_depth_is_middleburys(self):
         scene = next(s for s in quickstart_data.quickstart_scenes() if s.name == "motorcycle_near")

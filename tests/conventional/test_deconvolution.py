@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from skimage import data
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.conventional import deconvolution, psf
-from ifan_plugin.data.color import linear_from_srgb, srgb_from_linear
-from ifan_plugin.errors import UserError
+from ifan_plugin.images.color import linear_from_srgb, srgb_from_linear
 
 
 @cache

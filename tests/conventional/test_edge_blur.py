@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.conventional import edge_blur, psf
-from ifan_plugin.errors import UserError
 
 SUPERSAMPLING = 4
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.conventional import propagation
 from ifan_plugin.conventional.edge_blur import EdgeBlur
-from ifan_plugin.errors import UserError
 
 
 def two_halves(size: int = 80) -> tuple[EdgeBlur, np.ndarray, np.ndarray]:

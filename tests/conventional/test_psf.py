@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.conventional import psf
-from ifan_plugin.errors import UserError
 
 
 @pytest.mark.parametrize("shape", psf.SHAPES)

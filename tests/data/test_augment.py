@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data import augment as parts
 from ifan_plugin.data.augment import AugmentConfig, apply_plan, augment, draw_plan
-from ifan_plugin.data.resample import area_axis
-from ifan_plugin.errors import UserError
+from ifan_plugin.images.resample import area_axis
 
 ROLES = ("center", "left", "right", "target")
 OFF = {"noise_probability": 0.0, "grey_probability": 0.0, "scale_probability": 0.0}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.augment import AugmentConfig, augment
 from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
 from ifan_plugin.data.sampler import EpochIndex
-from ifan_plugin.errors import UserError
 
 ALL = ["center", "left", "right"]
 FOLDERS = {"center": "{}_c/source", "left": "{}_l/source", "right": "{}_r/source", "target": "{}_c/target"}
@@ -268,8 +268,8 @@ def test_unequal_sizes_within_a_scene(dpdd):
     for check in ("headers", "none"):
         message = refusal(options(dpdd, check=check))
         assert str(path) in message
-        assert "42x60" in message
-        assert "44x60" in message
+        assert "60x42" in message
+        assert "60x44" in message
 
 
 def test_scenes_may_differ_in_size(dpdd):
@@ -283,18 +283,21 @@ def test_pictures_smaller_than_the_patch(dpdd):
     for check in ("headers", "none"):
         message = refusal(options(dpdd, patch_size=48, check=check))
         assert scene_path(dpdd, "center", 0).name in message
-        assert "44x60" in message
+        assert "60x44" in message
         assert "48" in message
     assert DualPixelDataset(options(dpdd, patch_size=44))[0]["lq"].shape == (9, 44, 44)
     assert DualPixelDataset(options(dpdd, "test", patch_size=48))[0]["lq"].shape == (9, 40, 56)
 
 
-def test_grey_picture_is_found_at_start_up(dpdd):
+def test_grey_pictures_become_rgb_and_transparent_ones_are_found_at_start_up(dpdd):
+    grey = scene_path(dpdd, "left", 1)
+    save(grey, picture(0)[..., 0])
+    DualPixelDataset(options(dpdd))
     path = scene_path(dpdd, "left", 2)
-    save(path, picture(0)[..., 0])
+    save(path, np.dstack([picture(0), picture(0)[..., :1]]))
     message = refusal(options(dpdd))
     assert str(path) in message
-    assert "grey" in message
+    assert "rgba, not opaque" in message
 
 
 def test_extra_file_and_empty_folder(dpdd):
@@ -329,6 +332,9 @@ def test_extra_file_and_empty_folder(dpdd):
         ({"max_images": 0}, "max_images"),
         ({"phase": "fit"}, "phase must be train, val or test"),
         ({"split": "val"}, "val_c/source: folder not found"),
+        ({"coc": True}, "train_coc: folder not found (coc: true); basicsr simulate --save-coc writes it"),
+        ({"coc": True, "phase": "test"}, "coc: is for training; leave it out in phase test"),
+        ({"coc": True, "layout": "lmdb"}, "coc: needs layout: dpdd, as basicsr simulate writes it, not lmdb"),
     ],
 )
 def test_wrong_options(dpdd, change, words):
@@ -338,6 +344,52 @@ def test_wrong_options(dpdd, change, words):
     assert words in message
     assert "\n" not in message
     assert refusal(options(dpdd) | change)  # the constructor checks the same
+
+
+def coc_map(number):
+    """Values that a file of 1/256 px steps holds exactly; both signs."""
+    return np.random.default_rng([9, number]).integers(-2560, 2560, (44, 60)) / np.float32(256)
+
+
+def with_coc(root):
+    for number in range(4):
+        stored = (256 * coc_map(number) + 32768).astype(np.uint16)
+        save(root / "train_coc" / f"{NAMES['center'].format(915 + 2 * number)}.png", stored)
+    return root
+
+
+@pytest.mark.parametrize("scaled", [0.0, 1.0])
+def test_the_circle_of_confusion_is_cut_as_its_pictures(dpdd, scaled):
+    """Pictures whose red values say what the map says, so that both are cut, shrunk and mirrored alike or not at all."""
+    with_coc(dpdd)
+    for number in range(4):
+        told = np.rint((coc_map(number) + 10) / 20 * 65535).astype(np.uint16)
+        save(scene_path(dpdd, "center", number), np.repeat(told[..., None], 3, 2))
+    quiet = {"noise_probability": 0.0, "grey_probability": 0.0, "scale_probability": scaled, "hflip_probability": 0.5}
+    dataset = DualPixelDataset(options(dpdd, augment=quiet, coc=True))
+    factors = set()
+    for position in range(8):
+        sample = dataset[EpochIndex(position % 4, 1, position)]
+        assert sample["coc"].shape == (1, 16, 16)
+        assert sample["coc"].dtype == torch.float32
+        plain = sample["lq"][:1] * 20 - 10  # the map in the pixels of the whole picture
+        factor = float((sample["coc"] * plain).sum() / (plain * plain).sum())  # a shrunk picture's blur shrinks with it
+        torch.testing.assert_close(sample["coc"], factor * plain, atol=1e-3, rtol=0)
+        factors.add(round(factor, 2))
+    assert (factors == {1.0}) == (scaled == 0)
+    assert min(factors) >= 0.68
+
+
+def test_a_circle_of_confusion_that_does_not_fit(dpdd):
+    with_coc(dpdd)
+    first = dpdd / "train_coc" / "1P0A0915.png"
+    for wrong in (np.zeros((44, 59), np.uint16), np.zeros((44, 60), np.uint8), np.zeros((44, 60, 3), np.uint16)):
+        save(first, wrong)
+        assert str(first) in refusal(options(dpdd, coc=True))
+    first.write_bytes(b"nothing")
+    assert "must be a 16-bit grey PNG" in refusal(options(dpdd, coc=True))
+    first.unlink()
+    assert f"{first}: not found (coc: true)" in refusal(options(dpdd, coc=True))
 
 
 def test_dataroot_is_required_and_host_keys_are_not_ours(dpdd):

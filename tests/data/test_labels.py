@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.labels import check_labels, read_labels
-from ifan_plugin.errors import UserError
 
 
 def write(folder, text: str):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.layouts import LAYOUTS, find_scenes
-from ifan_plugin.errors import UserError
 
 
 def fill(folder, names):

@@ -14,12 +14,12 @@ import torch
 from helpers import write_lmdb
 from torch.utils.data import DataLoader
 
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
-from ifan_plugin.data.image_io import Region
 from ifan_plugin.data.layouts import find_scenes
 from ifan_plugin.data.sampler import EpochIndex
 from ifan_plugin.data.sources import LmdbSource, open_source, turned_back
-from ifan_plugin.errors import UserError
+from ifan_plugin.images.image_io import Region
 
 ROLES = ("center", "left", "right", "target")
 ALL = ["center", "left", "right"]
@@ -214,7 +214,7 @@ def test_replaced_files_are_noticed(tmp_path):
     dataset = DualPixelDataset(options(root, layout="dpdd"))
     path = root / "train_l/source/scene 0.png"
     path.write_bytes(cv2.imencode(".png", picture(0, height=40, width=80))[1].tobytes())
-    with pytest.raises(UserError, match=r"scene 0\.png: size 40x80 differs from its header's 44x60"):
+    with pytest.raises(UserError, match=r"scene 0\.png: size 80x40 differs from its header's 60x44"):
         dataset[0]
 
 
@@ -261,7 +261,7 @@ def test_unequal_sizes(tmp_path):
     stored = {f"scene {number}": picture(number, height=44 - (number == 2)) for number in range(4)}
     write_lmdb(root / "train/left.lmdb", stored, "raw")
     message = refusal(options(root))
-    assert f"{root / 'train/left.lmdb'}: scene 2: size 43x60 differs from 44x60" in message
+    assert f"{root / 'train/left.lmdb'}: scene 2: size 60x43 differs from 60x44" in message
     assert "too small; valid: at least 48" in refusal(options(root, patch_size=48, views=["right"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import os
@@ -23,8 +24,8 @@ from PIL import Image
 
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.inference.api import restore
-from ifan_plugin.inference.photos import Photo, read_photo, write_photo
-from ifan_plugin.inspect_filters import FilterInspector
+from ifan_plugin.photos.read_write import Photo, read_photo, write_photo
+from ifan_plugin.pictures.kernels import FilterInspector
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -144,7 +145,7 @@ def opened(browser: Any, served: Served, request: pytest.FixtureRequest) -> Iter
         "requestfailed", lambda r: faults.append(r.url) if not r.url.startswith(own) and r.failure != "csp" else None
     )
     opened.goto(served.address)
-    opened.locator("#run").wait_for()
+    opened.locator("#upload").wait_for()
     yield opened
     opened.close()
     assert faults == []
@@ -161,7 +162,7 @@ def upload(opened: Any, name: str, data: bytes) -> None:
 
 
 def restored(opened: Any) -> None:
-    opened.locator("#run:enabled").click()
+    """Nothing is pressed: what is chosen or uploaded is restored."""
     says(opened, "status", "restored in")
     says(opened, "kernel", "Kernel of")
 
@@ -177,20 +178,24 @@ def overflows(opened: Any) -> list[str]:
 
 
 def test_the_page_says_which_weights_are_loaded(opened):
-    said = opened.locator("#weights").inner_text()
+    opened.locator("#more button").first.click()
+    says(opened, "about", "Network")
+    said = opened.locator("#about").inner_text()
     assert "IFAN: width 4, num_steps 3" in said
     assert "net_g_300.pth [params], trained for 300 iterations" in said
-    assert "(on cpu)" in said
+    assert "(on cpu by torch)" in said
+    assert "demo größe 1" not in opened.locator("body").inner_text(), "the server's folders are nobody's business"
 
 
 @pytest.mark.parametrize("opened", [1280, 390], indirect=True)
 def test_sample_result_divider_and_inspector(opened, served, net):
     assert overflows(opened) == []
-    assert opened.locator("#run").is_disabled()
     opened.locator("#samples button", has_text="zweite").click()
-    says(opened, "status", f"zweite ü: {WIDTH} x {HEIGHT} pixels, 8 bit. Ready")
     restored(opened)
     assert overflows(opened) == []
+    frame = opened.locator("#compare .frame").bounding_box()
+    assert frame["y"] >= 0, "the result is in view without scrolling"
+    assert frame["y"] + frame["height"] <= 900
 
     # The result, on the screen and as a file, is what the Python function gives.
     expected = restore(picture(1), str(served.folder / "net_g_300.pth"), device="cpu", tile=None).astype(int)
@@ -199,28 +204,27 @@ def test_sample_result_divider_and_inspector(opened, served, net):
     assert download.value.suggested_filename == "zweite ü_deblurred.png"
     result = read_photo(download.value.path()).pixels
     assert np.abs(result - expected).max() <= 1, "tiles may round another way"
-    opened.wait_for_function("document.querySelectorAll('#slider img[alt]:not([alt=\"\"])').length == 2")
-    shown = opened.locator("#slider img")
-    for index, (alt, pixels) in enumerate((("blurred", picture(1)), ("restored", result))):
-        assert shown.nth(index).get_attribute("alt") == alt
-        fetched = opened.request.get(shown.nth(index).get_attribute("src")).body()
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(fetched))), pixels)
+    for alt, pixels in (("blurred", picture(1)), ("restored", result)):
+        source = opened.locator(f"#compare img[alt={alt}]").get_attribute("src")
+        decoded = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        np.testing.assert_array_equal(np.asarray(decoded), pixels)
 
-    # The divider follows the keyboard.
-    opened.locator("#position input[type=range]").focus()
+    # The divider follows the keyboard and the pointer, and its number is where it stands.
+    def divider() -> tuple[str, str, str]:
+        compare = opened.locator("#compare .compare")
+        at = compare.evaluate("e => e.style.getPropertyValue('--at')")
+        return at, opened.locator("#compare output").inner_text(), opened.locator("#compare input").input_value()
+
+    opened.locator("#compare input").focus()
     for _ in range(4):
         opened.keyboard.press("ArrowRight")
-    divider = "parseFloat(document.querySelectorAll('#slider img')[1].style.clipPath.split(' ').pop())"
-    opened.wait_for_function(f"Math.abs({divider} - 54) < 0.1")
-    # … and the pointer.
-    opened.locator("#slider").scroll_into_view_if_needed()
-    box = shown.first.bounding_box()
-    grip = opened.locator("#slider [data-testid=slider] .inner").bounding_box()
-    opened.mouse.move(grip["x"] + grip["width"] / 2, box["y"] + box["height"] / 2)
+    assert divider() == ("54%", "54 %", "54")
+    box = opened.locator("#compare .frame").bounding_box()
+    opened.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + box["height"] / 2)
     opened.mouse.down()
     opened.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + box["height"] / 2, steps=4)
     opened.mouse.up()
-    opened.wait_for_function(f"Math.abs({divider} - 25) < 3")
+    assert divider() == ("25%", "25 %", "25")
 
     # A click into the picture.
     inspector = FilterInspector(net, torch.from_numpy(picture(1) / np.float32(255)).permute(2, 0, 1)[None])
@@ -254,6 +258,17 @@ def test_sample_result_divider_and_inspector(opened, served, net):
     says(opened, "kernel", f"x must be 0 to {WIDTH - 1}, not {WIDTH}")
     says(opened, "disparity", "pixels at 1/8 size")
 
+    # Half of the effect, and another kind of file.
+    opened.locator("#kind input").click()
+    opened.get_by_role("option", name="JPEG").click()
+    says(opened, "status", "at 100 % strength")
+    opened.locator("#strength input[type=number]").fill("50")
+    opened.locator("#strength input[type=number]").press("Tab")
+    says(opened, "status", "at 50 % strength")
+    with opened.expect_download() as download:
+        opened.locator("#download").click()
+    assert download.value.suggested_filename == "zweite ü_deblurred.jpg"
+
 
 def test_an_upload_is_turned_upright_and_a_bad_one_is_explained(opened):
     exif = Image.Exif()
@@ -261,13 +276,14 @@ def test_an_upload_is_turned_upright_and_a_bad_one_is_explained(opened):
     data = io.BytesIO()
     Image.fromarray(picture()).save(data, "JPEG", exif=exif)
     upload(opened, "größe.jpg", data.getvalue())
-    says(opened, "status", f"größe.jpg: {HEIGHT} x {WIDTH} pixels")
     restored(opened)
+    says(opened, "status", "größe.jpg: restored in")
+    assert opened.locator("#compare img").first.evaluate("e => e.naturalWidth") == HEIGHT
     # What is there goes when a bad file comes, and a good one is taken after it.
     upload(opened, "text.png", b"no picture at all")
     opened.locator("#status [role=alert]", has_text="text.png: not a picture").wait_for()
-    assert opened.locator("#run").is_disabled()
-    assert opened.locator("#slider img").count() == 0
+    assert opened.locator("#compare img").count() == 0
+    assert "restored" not in opened.locator("#status").inner_text()
     upload(opened, "cut.jpg", data.getvalue()[: len(data.getvalue()) // 2])
     opened.locator("#status [role=alert]", has_text="cut.jpg: JPEG is damaged or cut short").wait_for()
     large, tiny = io.BytesIO(), io.BytesIO()
@@ -280,13 +296,15 @@ def test_an_upload_is_turned_upright_and_a_bad_one_is_explained(opened):
     upload(opened, "heavy.jpg", data.getvalue() + bytes(300_000))
     opened.get_by_text(re.compile("exceed.*maximum allowed size.*heavy.jpg")).first.wait_for()
     opened.locator("#samples button").first.click()
-    says(opened, "status", "first: ")
+    says(opened, "status", "first: restored in")
 
 
 def test_other_sites_cannot_reach_or_frame_it(opened, served):
     answer = opened.request.get(served.address)
     assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert opened.request.get(served.address, headers={"Host": "evil.example"}).status == 400
+    stranger = opened.request.get(served.address, headers={"Host": "evil.example"})
+    assert stranger.status == 400
+    assert "This page answers to 127.0.0.1 and localhost alone" in stranger.text()
     assert "googleapis" not in answer.text()
     for origin, status in (("http://evil.example", 403), ("null", 403), (served.address.rstrip("/"), 200)):
         upload = {"files": {"name": "a.png", "mimeType": "image/png", "buffer": b"text"}}

@@ -18,14 +18,14 @@ from PIL import Image
 
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.demo import figures, samples
 from ifan_plugin.demo import work as working
 from ifan_plugin.demo.pictures import Limits, as_rgb, as_rgb8, read_picture
 from ifan_plugin.demo.work import StoppedError, Work, Worker, iterations
-from ifan_plugin.errors import UserError
-from ifan_plugin.inference.networks import Network
-from ifan_plugin.inference.photos import Photo, write_photo
 from ifan_plugin.metrics import psnr
+from ifan_plugin.photos.read_write import Photo, write_photo
+from ifan_plugin.weights.networks import Network
 
 LIMITS = Limits(megabytes=0.1, megapixels=0.01)
 
@@ -255,6 +255,8 @@ class TestFigures:
 
     def test_pictures_have_texts_and_are_inside_the_page(self, restored):
         kernel = restored.inspector.kernel(3, 5)
+        shape = restored.disparity.shape  # that of an untrained network is flat
+        restored.disparity = np.linspace(-1, 1, restored.disparity.size, dtype=np.float32).reshape(shape)
         for html in (
             figures.disparity_html(restored),
             figures.error_html(restored),

@@ -1,7 +1,8 @@
-"""The compiled IAC on a CUDA device, against the twin in float64 on the CPU.
+"""The compiled IAC on a CUDA device, against the twin in float64 on the CPU. Sizes at the plan's limits: test_iac_limits_cuda.py.
 
 Run:
     python -m pytest tests/gpu
+    IFAN_TEST_DEVICE=cpu python -m pytest tests/gpu     # what of it makes sense there, so that the tests are tested
 Memory errors, races in shared memory, reads of what nobody wrote, barriers that not all threads reach (slow: choose the
 small tests; PyTorch's caching allocator hides errors between its blocks, so it is switched off):
     for tool in memcheck racecheck initcheck synccheck; do
@@ -16,13 +17,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gpu.device import DEVICE, DTYPES, assert_close, compiled, expected, make, needs_cuda, of_channel, room_for
 from torch import Tensor
 
 from ifan_plugin.ops import reference
-
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-CUDA = torch.device("cuda")
 
 # B, C, H, W, N, k: what each is there for. Which kernel a shape gets: csrc/common/cuda/iac_cuda_plan.hpp.
 CASES = {
@@ -39,51 +37,6 @@ CASES = {
     "wide": (1, 2, 150, 300, 2, 17),
     "one tap": (1, 2, 6, 5, 2, 1),
 }
-
-
-def make(
-    shape: tuple[int, ...], num_steps: int, taps: int, dtype: torch.dtype, extra: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x, filters (a slice along the channels where `extra`) and an upstream gradient, on the device."""
-    generator = torch.Generator().manual_seed(0)
-    batch, channels, height, width = shape
-    count = reference.filter_channels(channels, num_steps, taps)
-    x = torch.randn(shape, generator=generator)
-    filters = torch.randn(batch, count + extra, height, width, generator=generator) * taps**-0.5
-    filters[:, :extra] = float("nan")
-    grad = torch.randn(shape, generator=generator)
-    return x.to(CUDA, dtype), filters.to(CUDA, dtype)[:, extra:], grad.to(CUDA, dtype)
-
-
-def compiled(
-    x: Tensor,
-    filters: Tensor,
-    grad: Tensor,
-    num_steps: int,
-    taps: int,
-    slope: float = 0.1,
-    act_last: bool = True,
-    isotropic: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, grad_x, grad_filters by the operators themselves."""
-    y, steps = torch.ops.ifan_plugin.iac(x, filters, num_steps, taps, slope, act_last, isotropic, True)
-    return y, *torch.ops.ifan_plugin.iac_backward(
-        grad, x, filters, y, steps, num_steps, taps, slope, act_last, isotropic
-    )
-
-
-def expected(x: Tensor, filters: Tensor, grad: Tensor, *parameters: object) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by the twin, on the CPU, in float64."""
-    x, filters = (tensor.detach().cpu().double().requires_grad_() for tensor in (x, filters))
-    y = reference.iac(x, filters, *parameters)
-    return y.detach(), *torch.autograd.grad(y, (x, filters), grad.cpu().double())
-
-
-def assert_close(got: tuple[Tensor, ...], want: tuple[Tensor, ...], dtype: torch.dtype) -> None:
-    for name, one, other in zip(("y", "grad_x", "grad_filters"), got, want):
-        error = (one.cpu().double() - other).abs().max().item() / (other.abs().max().item() or 1.0)
-        assert one.dtype == dtype
-        assert error <= TOLERANCE[dtype], f"{name} is off by {error:.3g}"
 
 
 @pytest.mark.parametrize("isotropic", [False, True])
@@ -103,6 +56,7 @@ def test_agrees_at_the_papers_size(dtype: torch.dtype) -> None:
     assert_close(compiled(x, filters, grad, 17, 3), expected(x, filters, grad, 17, 3), dtype)
 
 
+@needs_cuda
 @pytest.mark.parametrize("shape", [(3, 2, 32, 32), (3, 2, 150, 300)])
 def test_agrees_with_filters_that_are_a_slice(shape: tuple[int, ...]) -> None:
     """Read in place: nothing of the filters' size is allocated."""
@@ -133,7 +87,7 @@ def test_step_agrees_with_the_twin(dtype: torch.dtype, isotropic: bool) -> None:
     x, filters, _ = make((2, 3, 37, 70), 1, 3, dtype, extra=2)
     weights, bias = filters[:, :18], filters[:, 18:]
     got = torch.ops.ifan_plugin.iac_step(x, weights, bias, 3, 0.2, True, isotropic)
-    want = reference.iac(x.cpu().double(), filters.cpu().double(), 1, 3, 0.2, True, isotropic)
+    want = reference.iac(x.cpu().double(), filters.cpu().double(), 1, 3, 0.2, act_last=True, isotropic=isotropic)
     assert_close((got,), (want,), dtype)
 
 
@@ -152,6 +106,7 @@ def test_empty_batch() -> None:
     assert (y.shape, grad_x.shape, grad_filters.shape) == (x.shape, x.shape, filters.shape)
 
 
+@needs_cuda
 @pytest.mark.parametrize("shape", [(2, 4, 32, 32), (1, 3, 150, 300)])
 def test_runs_on_the_current_stream(shape: tuple[int, ...]) -> None:
     """On another stream than the default one: its result waits for what that stream was doing to its inputs."""
@@ -168,6 +123,7 @@ def test_runs_on_the_current_stream(shape: tuple[int, ...]) -> None:
     assert all(map(torch.equal, got, want))
 
 
+@needs_cuda
 def test_runs_on_the_tensors_device() -> None:
     """Which isn't the current one, and is the current one again afterwards."""
     if torch.cuda.device_count() < 2:
@@ -182,6 +138,7 @@ def test_runs_on_the_tensors_device() -> None:
     assert all(torch.equal(one.cpu(), two.cpu()) for one, two in zip(got, want))
 
 
+@needs_cuda
 @pytest.mark.parametrize("shape", [(2, 4, 32, 32), (1, 3, 150, 300)])
 def test_can_be_captured_in_a_graph(shape: tuple[int, ...]) -> None:
     x, filters, grad = make(shape, 4, 3, torch.float32)
@@ -195,13 +152,7 @@ def test_can_be_captured_in_a_graph(shape: tuple[int, ...]) -> None:
     assert all(map(torch.equal, got, compiled(x, filters, grad, 4, 3)))
 
 
-def room_for(gib: float) -> None:
-    """Skip where the device hasn't so much memory free."""
-    free = torch.cuda.mem_get_info()[0] / 2**30
-    if free < gib:
-        pytest.skip(f"needs {gib} GiB of free device memory, there are {free:.1f}")
-
-
+@needs_cuda
 @pytest.mark.slow
 def test_more_filters_than_32_bits_count() -> None:
     """A 24-megapixel photo's: 5.7 thousand million coefficients. Channels don't depend on each other: the last is right."""
@@ -209,10 +160,10 @@ def test_more_filters_than_32_bits_count() -> None:
     num_steps, taps, channels, height, width = 17, 3, 128, 500, 750
     count = reference.filter_channels(channels, num_steps, taps)
     torch.manual_seed(0)
-    filters = torch.empty(1, count, height, width, device=CUDA, dtype=torch.float16)
+    filters = torch.empty(1, count, height, width, device=DEVICE, dtype=torch.float16)
     for part in filters[0].split(256):
         part.normal_(0, 0.5)
-    x = torch.randn(1, channels, height, width, device=CUDA, dtype=torch.float16)
+    x = torch.randn(1, channels, height, width, device=DEVICE, dtype=torch.float16)
     assert filters.numel() > 2**32
     y, _ = torch.ops.ifan_plugin.iac(x, filters, num_steps, taps, 0.1, True, False, False)
     for channel in (0, channels - 1):
@@ -225,6 +176,7 @@ def test_more_filters_than_32_bits_count() -> None:
         assert_close((got,), (want.cpu().double(),), torch.float16)
 
 
+@needs_cuda
 @pytest.mark.slow
 def test_more_gradients_than_32_bits_count() -> None:
     """Backward at a size whose filters exceed 2^31 elements."""
@@ -232,10 +184,10 @@ def test_more_gradients_than_32_bits_count() -> None:
     num_steps, taps, channels, height, width = 7, 3, 128, 500, 750
     count = reference.filter_channels(channels, num_steps, taps)
     torch.manual_seed(0)
-    filters = torch.empty(1, count, height, width, device=CUDA, dtype=torch.float16)
+    filters = torch.empty(1, count, height, width, device=DEVICE, dtype=torch.float16)
     for part in filters[0].split(256):
         part.normal_(0, 0.5)
-    x, grad = (torch.randn(1, channels, height, width, device=CUDA, dtype=torch.float16) for _ in range(2))
+    x, grad = (torch.randn(1, channels, height, width, device=DEVICE, dtype=torch.float16) for _ in range(2))
     assert filters.numel() > 2**31
     got = compiled(x, filters, grad, num_steps, taps)
     for channel in (0, channels - 1):
@@ -243,13 +195,6 @@ def test_more_gradients_than_32_bits_count() -> None:
         want = expected(one[0], of_channel(filters, channels, channel, num_steps, taps), one[1], num_steps)
         part = of_channel(got[2], channels, channel, num_steps, taps)
         assert_close((got[0][:, channel : channel + 1], got[1][:, channel : channel + 1], part), want, torch.float16)
-
-
-def of_channel(filters: Tensor, channels: int, channel: int, num_steps: int, taps: int) -> Tensor:
-    """The filters of one channel, as if there were no other."""
-    weights = 2 * channels * taps * num_steps
-    grouped = filters[:, :weights].unflatten(1, (num_steps, 2, channels, taps))[:, :, :, channel].flatten(1, 3)
-    return torch.cat([grouped, filters[:, weights:].unflatten(1, (num_steps, channels))[:, :, channel]], 1)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +206,7 @@ def of_channel(filters: Tensor, channels: int, channel: int, num_steps: int, tap
         (lambda x, f: (x.int(), f.int()), "float64, float32, float16 or bfloat16"),
         (lambda x, f: (x.mT, f), "contiguous"),
         (lambda x, f: (x, f.transpose(2, 3).contiguous().transpose(2, 3)), "contiguous"),
-        (lambda x, f: (x, f.cpu()), "device"),
+        pytest.param(lambda x, f: (x, f.cpu()), "device", marks=needs_cuda),
     ],
 )
 def test_refuses_what_does_not_fit(change: object, words: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.inference import run_network
 from ifan_plugin.inference.ensemble import transforms
 

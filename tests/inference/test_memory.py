@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
+from iac_cases import compiled
 
 from ifan_plugin.inference import memory
 
@@ -20,6 +21,11 @@ def test_a_failed_allocation_is_told():
     assert memory.is_out_of_memory(caught.value)
     assert memory.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert memory.is_out_of_memory(MemoryError())
+    assert memory.is_out_of_memory(
+        RuntimeError(
+            'torch_call_dispatcher( "aten::new_empty", "", stack.data(), TORCH_ABI_VERSION) API call failed at …'
+        )
+    )
     assert not memory.is_out_of_memory(RuntimeError("expected 3 channels"))
     assert not memory.is_out_of_memory(ValueError("out of memory"))
 
@@ -58,6 +64,34 @@ def test_bytes_per_pixel_see_freed_memory_used_again():
     first, again = (memory.bytes_per_pixel(run, example, torch.device("cpu")) for _ in range(2))
     for found in (first, again):
         assert 0.8 * 4 * 3 * 64 < found < 3 * 4 * 3 * 64
+
+
+@compiled
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited as on Linux")
+def test_a_compiled_operators_shortage_is_told():
+    """Its allocations pass libtorch's C interface, which under torch 2.11 has words of its own for that."""
+    program = """
+        import resource
+        import torch
+        from ifan_plugin.common import machine
+        from ifan_plugin.inference import memory
+        from ifan_plugin.ops import iac
+        x, filters = torch.rand(1, 8, 1000, 1000), torch.rand(1, 56, 1000, 1000)
+        iac(x[..., :4, :4], filters[..., :4, :4], 1, backend="cpu")
+        used = memory._field(memory.Path("/proc/self/status"), "VmSize")
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**22, resource.RLIM_INFINITY))
+        try:
+            iac(x, filters, 1, backend="cpu")
+        except RuntimeError as error:
+            assert memory.is_out_of_memory(error), error
+            print(machine.explain(error))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("out of memory")
+    assert len(done.stdout.splitlines()) == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited as on Linux")

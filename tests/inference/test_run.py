@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ifan_plugin.errors import UserError
-from ifan_plugin.inference import pad_to_multiple, run_network
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.inference import run_network
 from ifan_plugin.inference.run import checked_tile
+from ifan_plugin.ops.padding import pad_to_multiple
 
 
 class Needy(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ifan_plugin.archs.conventional_arch import DefocusDeconvolution
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.inference import memory, run_network, tiles
 
 

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from metrics.lpips_reference import reference_lpips
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import ifan_plugin
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.metrics import MetricUnavailableError, full_reference
 from ifan_plugin.metrics.protocols import PROTOCOLS, measure, protocol_named
 
@@ -71,14 +72,15 @@ def test_basicsr_differs_from_the_others(photo):
     assert measure("ifan", fine + 1e-3, fine)["psnr"] == pytest.approx(60, abs=1e-2)
 
 
-def direct_lpips(photo, **arguments) -> tuple[torch.nn.Module, float]:
-    """The package's network and its own distance of the clipped pictures, scaled to [-1, 1]."""
+def random_lpips() -> torch.nn.Module:
+    """The package's network with random features."""
     package = pytest.importorskip("lpips", reason="the lpips package isn't installed")
     torch.manual_seed(0)
-    try:
-        network = package.LPIPS(net="alex", version="0.1", verbose=False, **arguments).eval()
-    except OSError as error:
-        pytest.skip(f"the weights of LPIPS can't be had here: {error}")
+    return package.LPIPS(net="alex", version="0.1", verbose=False, pnet_rand=True).eval()
+
+
+def direct_lpips(photo, network: torch.nn.Module) -> tuple[torch.nn.Module, float]:
+    """The network and its own distance of the clipped pictures, scaled to [-1, 1]."""
     restored, sharp = (picture.clamp(0, 1)[None] * 2 - 1 for picture in photo)
     with torch.no_grad():
         return network, float(network(restored, sharp))
@@ -86,13 +88,13 @@ def direct_lpips(photo, **arguments) -> tuple[torch.nn.Module, float]:
 
 @pytest.mark.parametrize("name", FLOAT_PROTOCOLS)
 def test_lpips_is_the_packages(name, photo):
-    _, expected = direct_lpips(photo)
+    _, expected = direct_lpips(photo, reference_lpips())
     assert measure(name, *photo, ("lpips",))["lpips"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_lpips_is_the_packages_with_a_backbone_of_random_weights(photo, monkeypatch):
     """Nothing to download: clipping, scaling and the order of the pictures are what it is about."""
-    network, expected = direct_lpips(photo, pnet_rand=True)
+    network, expected = direct_lpips(photo, random_lpips())
     monkeypatch.setattr(full_reference, "_lpips_network", lambda net, device: network)
     assert expected > 1e-4
     assert measure("ifan", *photo, ("lpips",))["lpips"] == pytest.approx(expected, abs=1e-6)

@@ -14,7 +14,7 @@ from mmagic.structures import DataSample
 from mmengine.registry import init_default_scope
 from torch.testing import assert_close
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.mm.mmagic import PackEditInputs
 
 IFAN = {"type": "IFAN", "width": 4, "num_steps": 2, "res_units": 1}

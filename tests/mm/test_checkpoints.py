@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,15 @@ from mmengine.runner import CheckpointLoader
 
 import ifan_plugin
 import ifan_plugin.mm
-from ifan_plugin import checkpoints, cli, conversion, host, option_check, runner_files
+from ifan_plugin import cli
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.tensor_files import load_file
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
 from ifan_plugin.mm.checkpoints import load_from_file, read_params, require_resumable, scoped_loader
+from ifan_plugin.weights import conversion, official, runner_files
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +161,7 @@ def test_what_would_run_code_is_refused(tmp_path):
 def test_of_numpy_only_numbers_are_read(tmp_path, value):
     torch.save({"value": value}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"a\.pth: (not a checkpoint|refused)"):
-        checkpoints.load_file(tmp_path / "a.pth")
+        load_file(tmp_path / "a.pth")
 
 
 def test_numbers_of_numpy_are_read_as_they_were(tmp_path):
@@ -165,7 +170,7 @@ def test_numbers_of_numpy_are_read_as_they_were(tmp_path):
         "nothing": np.array(3, np.uint16), "scalar": np.float32(2.5), "whole": np.int64(-7),
     }  # fmt: skip
     torch.save(numbers, tmp_path / "a.pth")
-    found = checkpoints.load_file(tmp_path / "a.pth")
+    found = load_file(tmp_path / "a.pth")
     for name, value in numbers.items():
         np.testing.assert_array_equal(found[name], value, strict=True)
 
@@ -178,21 +183,21 @@ def test_arrays_that_lie_about_their_size_are_refused(tmp_path):
 
     torch.save({"value": Lying()}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="not a checkpoint"):
-        checkpoints.load_file(tmp_path / "a.pth")
+        load_file(tmp_path / "a.pth")
 
 
 # --- loading directly ---------------------------------------------------------------------------------------------
 
 
-def official(folder: Path) -> tuple[Path, dict]:
+def official_file(folder: Path) -> tuple[Path, dict]:
     net_g, net_r = write_weights(folder)
     params, reblur = (torch.load(path, weights_only=True)["params"] for path in (net_g, net_r))
-    torch.save(checkpoints.to_official(params, reblur), folder / "IFAN.pytorch")
+    torch.save(official.to_official(params, reblur), folder / "IFAN.pytorch")
     return folder / "IFAN.pytorch", params
 
 
 def test_files_of_every_kind_load_directly(dpdd, tmp_path):
-    path, params = official(tmp_path)
+    path, params = official_file(tmp_path)
     net_g = tmp_path / "net_g.pth"
     saved = torch.load(net_g, weights_only=True)
     averaged = {name: value + 1 for name, value in params.items()}
@@ -209,7 +214,10 @@ def test_files_of_every_kind_load_directly(dpdd, tmp_path):
             runner.load_or_resume()
         assert same(runner.model.generator.state_dict(), expected), name
         model = MODELS.build(config["model"] | {"pretrained": str(tmp_path / name)})
-        assert same(model.generator.state_dict(), params), name  # the last weights, as pretrain_network_g takes them
+        assert same(model.generator.state_dict(), expected), name
+        last = {"generator": str(tmp_path / name), "param_key": "params"}
+        model = MODELS.build(config["model"] | {"pretrained": last})
+        assert same(model.generator.state_dict(), params), name
     both = {"generator": str(path), "reblur": str(path)}
     model = MODELS.build(
         {"type": "IFANRestorer", "generator": SMALL | {"isotropic": True}, "reblur": REBLUR, "pretrained": both}
@@ -251,7 +259,7 @@ def test_a_training_config_takes_the_generator_alone(dpdd, tmp_path):
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(dpdd, tmp_path, generator, file, message):
     """mmengine itself would log it, and measure random weights."""
-    official(tmp_path)
+    official_file(tmp_path)
     (tmp_path / "cut.pth").write_bytes((tmp_path / "net_g.pth").read_bytes()[:-200])
     torch.save({"params": 3}, tmp_path / "numbers.pth")
     runner = build_runner(
@@ -284,7 +292,7 @@ def test_only_a_training_state_is_resumed_from(trained, tmp_path):
 def basicsr_model(options: dict, path: Path, **keys):
     """The host's model as a training option file starts it."""
     ifan_plugin.register()
-    host.mend_all()
+    mend_all()
     from basicsr.models import build_model
 
     options["path"] = {"pretrain_network_g": str(path), "pretrain_network_r": str(path)} | keys
@@ -294,7 +302,11 @@ def basicsr_model(options: dict, path: Path, **keys):
 
 def test_basicsr_starts_from_mmengines_file(trained, options):
     content = torch.load(trained, weights_only=False)  # what the test itself has written
-    model = basicsr_model(options, trained)
+    averaged = basicsr_model(copy.deepcopy(options), trained)
+    assert same({f"generator.{name}": value for name, value in averaged.net_g.state_dict().items()}
+                | {f"reblur.{name}": value for name, value in averaged.net_r.state_dict().items()},
+                dict(content["state_dict"]))  # fmt: skip
+    model = basicsr_model(options, trained, param_key_g="params", param_key_r="params")
     last = content["ema_state_dict"]  # mmengine keeps the last weights there, and the averaged ones in state_dict
     assert same({f"module.generator.{name}": value for name, value in model.net_g.state_dict().items()}
                 | {f"module.reblur.{name}": value for name, value in model.net_r.state_dict().items()}
@@ -356,7 +368,7 @@ def test_both_sets_of_weights_at_once(trained, tmp_path):
 def test_a_runners_own_file_is_converted(trained, tmp_path, capsys):
     content = torch.load(trained, weights_only=False)
     out, out_r = tmp_path / "net_g.pth", tmp_path / "net_r.pth"
-    assert cli.main(["convert", str(trained), str(out)]) == 0
+    assert cli.main(["convert", str(trained), str(out), "--param-key", "params"]) == 0
     assert "it has params_ema, too (--param-key params_ema) and the reblurring network, too (--reblurring FILE)" in (
         capsys.readouterr().out
     )
@@ -377,7 +389,7 @@ def test_a_runners_own_file_is_converted(trained, tmp_path, capsys):
 
 def test_histories_without_mmengine(trained):
     """What BasicSR's users, who may not have mmengine, read: stand-ins with the numbers."""
-    history = checkpoints.load_file(trained)["message_hub"]["log_scalars"]["train/loss"]
+    history = load_file(trained)["message_hub"]["log_scalars"]["train/loss"]
     assert type(history) is runner_files.History
     assert len(history._log_history) == 4
     assert not hasattr(history, "mean")

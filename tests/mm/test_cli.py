@@ -18,7 +18,7 @@ from helpers import ROOT
 from mmengine.config import Config
 from runner_cases import small_config, write_weights
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.mm import cli, distributed
 
 
@@ -100,14 +100,14 @@ def test_slips_are_one_line(dpdd, tmp_path, capsys, monkeypatch):
     config = write_config(dpdd, tmp_path)
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert "unknown verb 'tran'; did you mean 'train'?" in fails(capsys, "tran")
+    assert "unknown command 'tran'; did you mean 'train'?" in fails(capsys, "tran")
     assert "config not found: nix.py" in fails(capsys, "train", "nix.py")
     assert "unknown flag --work_dir; did you mean '--work-dir'?" in fails(capsys, "train", config, "--work_dir", "x")
     assert "required: CHECKPOINT" in fails(capsys, "test", config)
     assert "CHECKPOINT: no such file: nix.pth" in fails(capsys, "test", config, "nix.pth")
     assert "--resume: no such file: nix.pth" in fails(capsys, "train", config, "--resume", "nix.pth")
     assert "is a config: put CONFIG before --resume" in fails(capsys, "train", "--resume", config)
-    assert "work dir" in fails(capsys, "train", config, "--work-dir", config / "x")
+    assert "x: the folder can't be made" in fails(capsys, "train", config, "--work-dir", config / "x")
     for launcher, variable in (("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("mpi", "OMPI_COMM_WORLD_RANK")):
         said = fails(capsys, "train", config, "--launcher", launcher)
         assert f"--launcher {launcher}: {variable} is not set; start with " in said

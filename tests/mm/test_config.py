@@ -13,7 +13,7 @@ import yaml
 from mmengine.config import Config
 from runner_cases import small_config
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.mm import config as configs
 
 

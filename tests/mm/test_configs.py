@@ -13,8 +13,8 @@ pytest.importorskip("mmengine", reason="mmengine isn't installed (pip install if
 from helpers import ROOT
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
-from ifan_plugin import option_file
 from ifan_plugin.mm import config as configs
+from ifan_plugin.options import file as option_file
 
 PAIRS = {
     "ifan_quickstart.py": ("train_IFAN_quickstart.yml", "test/test_IFAN_quickstart.yml"),
@@ -46,7 +46,7 @@ def test_a_file_asks_for_what_basicsrs_option_file_asks_for(name):
 
     for ours, theirs in ((config.model.generator, options["network_g"]), (config.model.reblur, options["network_r"])):
         assert dict(ours) == theirs
-    assert config.model.pixel_loss.norm == {"MSELoss": "mse"}[train["pixel_opt"]["type"]]
+    assert config.model.pixel_loss.norm == {"MSELoss": "mse", "L1Loss": "l1"}[train["pixel_opt"]["type"]]
     for loss in ("pixel", "disparity", "reblur"):
         assert config.model[f"{loss}_loss"].loss_weight == train[f"{loss}_opt"]["loss_weight"]
 

@@ -14,11 +14,11 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 from torch.utils.data import DataLoader
 
 import ifan_plugin.mm  # noqa: F401 (registers)
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data import dual_pixel_dataset
 from ifan_plugin.data.augment import AugmentConfig, augment
-from ifan_plugin.data.image_io import write_image
 from ifan_plugin.data.sampler import EpochIndex, ResumableSampler
-from ifan_plugin.errors import UserError
+from ifan_plugin.images.image_io import write_image
 from ifan_plugin.metrics.protocols import PROTOCOLS
 
 OPTIONS = {"aux_views": ["left", "right"], "bit_depth": 16, "patch_size": 32, "seed": 3}
@@ -162,5 +162,5 @@ def test_the_augmentation_as_a_transform():
     ):
         with pytest.raises(UserError, match=message):
             TRANSFORMS.build({"type": "AugmentDefocus"} | wrong)
-    with pytest.raises(UserError, match=r"at least 64 pixels each way \(patch_size\), not 40x48"):
+    with pytest.raises(UserError, match=r"at least 64 pixels each way \(patch_size\), not 48x40"):
         TRANSFORMS.build({"type": "AugmentDefocus", "keys": keys, "patch_size": 64})(results)

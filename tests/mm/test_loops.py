@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from runner_cases import build_runner, small_config
 
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.mm.checkpoints import scoped_loader
 from ifan_plugin.mm.data import DualPixelDataset
 

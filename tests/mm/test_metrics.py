@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 
 import ifan_plugin.mm  # noqa: F401 (registers)
 from ifan_plugin import metrics as ours
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.metrics.protocols import measure
 
 
@@ -35,6 +35,14 @@ def evaluate(samples, **options):
         evaluator.process([each])
     means = evaluator.evaluate(len(samples))
     return means, evaluator.metrics[0].records
+
+
+def test_pyiqas_metrics_by_name():
+    pytest.importorskip("pyiqa", reason="needs pyiqa (pip install pyiqa; its licence allows no commercial use)")
+    means, records = evaluate([sample(0)], metrics=["psnr", "pyiqa_psnr", "pyiqa_gmsd"])
+    assert list(means) == ["psnr", "pyiqa_psnr", "pyiqa_gmsd"]
+    assert means["pyiqa_psnr"] == pytest.approx(means["psnr"], abs=1e-3)
+    assert 0 < records[0]["restored"]["pyiqa_gmsd"] < 1
 
 
 def test_means_and_records_are_those_of_the_packages_functions():

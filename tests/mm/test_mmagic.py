@@ -14,9 +14,9 @@ import pytest
 import torch
 from helpers import ROOT, write_dpdd
 
-from ifan_plugin.conversion import read_weights
 from ifan_plugin.inference import run_network
 from ifan_plugin.metrics import mae, psnr
+from ifan_plugin.weights.conversion import read_weights
 
 pytestmark = pytest.mark.slow
 

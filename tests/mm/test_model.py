@@ -15,8 +15,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 
 import ifan_plugin.mm  # noqa: F401 (registers)
-from ifan_plugin import host
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host.importing import prepare
 from ifan_plugin.inference import run_network
 from ifan_plugin.losses import area_downsample
 
@@ -60,6 +60,22 @@ def test_losses_are_the_papers():
     total, logged = model.parse_losses(losses)
     torch.testing.assert_close(total, sum(expected.values()))
     assert list(logged) == ["loss", *expected]
+
+
+def test_the_defocus_loss_wants_the_circle_of_confusion():
+    model = trained(defocus_loss={"type": "DefocusLoss", "loss_weight": 0.5}).train()
+    lq, samples = batch()
+    with pytest.raises(UserError, match="model: defocus_loss: needs simulated data; set coc=True"):
+        model(lq, samples, mode="loss")
+    for sample in samples:
+        sample.set_field(torch.full((1, 32, 24), 3.0), "coc")
+    losses = model(lq, samples, mode="loss")
+    assert list(losses) == ["l_deblur", "l_disparity", "l_reblur", "l_defocus"]
+    distance = 3 - model.generator.disparity(lq) / 0.0125
+    assert distance.min() > 1
+    torch.testing.assert_close(losses["l_defocus"], 0.5 * (distance - 0.5).mean())
+    with pytest.raises(UserError, match="model: defocus_loss: the generator has no disparity estimator"):
+        build(generator=SMALL | {"use_disparity": False}, defocus_loss={"type": "DefocusLoss"})
 
 
 def test_a_step_trains_both_networks_and_skips_what_data_and_config_lack():
@@ -119,7 +135,7 @@ def test_another_network_trains_with_the_pixel_loss_alone():
 
 @pytest.mark.parametrize(("norm", "theirs"), [("mse", "MSELoss"), ("l1", "L1Loss"), ("charbonnier", "CharbonnierLoss")])
 def test_pixel_losses_are_basicsrs(norm, theirs):
-    host.prepare()
+    prepare()
     import basicsr.losses.basic_loss as host_losses
 
     restored, sharp = torch.rand(2, 2, 3, 5, 7)

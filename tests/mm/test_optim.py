@@ -12,7 +12,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from runner_cases import build_runner, small_config
 
-from ifan_plugin import host
+from ifan_plugin.host.importing import prepare
 from ifan_plugin.mm.optim import BF16OptimWrapper, WarmupCosineRestartLR
 
 
@@ -50,7 +50,7 @@ def test_training_in_bf16_on_a_cpu_is_near_training_in_float32(dpdd, tmp_path):
     ("periods", "weights", "warmup"), [([30], [1], 8), ([12, 18], [1, 0.5], 5), ([30], [1], -1), ([30], [1], 1)]
 )
 def test_the_learning_rate_is_basicsrs_at_every_iteration(periods, weights, warmup):
-    host.prepare()
+    prepare()
     from basicsr.models.base_model import BaseModel
     from basicsr.models.lr_scheduler import CosineAnnealingRestartLR
 

@@ -19,15 +19,17 @@ from runner_cases import build_runner, small_config, test_config, write_weights
 pytest.importorskip("mmengine", reason="mmengine isn't installed (pip install ifan_plugin[mm])")
 
 import ifan_plugin
-from ifan_plugin import host, option_check
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
 
 ITERATIONS = 10
 
 # Both hosts' own loops, each in a process of its own; only what is noted of each iteration is added.
 BASICSR = """
 import json, sys
-from ifan_plugin import cli, host
-host.mend_all()
+from ifan_plugin import cli
+from ifan_plugin.host.mends import mend_all
+mend_all()
 from ifan_plugin.models.ifan_model import IFANModel
 noted, step = [], IFANModel.optimize_parameters
 def optimize_parameters(self, current_iter):
@@ -118,7 +120,7 @@ def test_ten_iterations_have_the_same_losses_in_both_hosts(dpdd, tmp_path):
 def basicsr_figures(options: dict, weights: Path, param_key: str, folder: Path) -> dict:
     """``metrics.json`` of BasicSR's model, validated by the host's own loop body."""
     ifan_plugin.register()
-    host.mend_all()
+    mend_all()
     from basicsr.data import build_dataset
     from basicsr.models import build_model
 

@@ -15,7 +15,7 @@ from mmengine import registry
 
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.losses import DisparityLoss, ReblurLoss
 from ifan_plugin.mm import register_all
 from ifan_plugin.ops import IAC

@@ -17,11 +17,13 @@ from helpers import small_options, write_dpdd
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import ifan_plugin
-from ifan_plugin import host, option_check
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
+from ifan_plugin.models import evaluation_options, figures
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.data import build_dataset  # noqa: E402 (the host can be imported only once it is mended)
 from basicsr.metrics import calculate_psnr, calculate_ssim  # noqa: E402
@@ -172,6 +174,27 @@ def test_the_protocols_give_different_figures(odd):
     """Else the test above would say little."""
     means = [expected(name, odd)["ssim"].mean() for name in ("ifan", "restormer", "dpdnet", "basicsr")]
     assert min(np.diff(sorted(means))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "better", "expected"),
+    [
+        ("mae", 0.0159, 0.1450, "lower", "-0.1291"),
+        ("mae", 0.0400, 0.0300, "lower", "+0.0100"),
+        ("niqe", 5.0, 4.0, "lower", "+1.0000"),
+        ("psnr", 24.0, 25.5, "higher", "+1.500"),
+        ("ssim", 0.8, 0.7, "higher", "-0.1000"),
+    ],
+)
+def test_a_gain_is_positive_where_the_picture_is_better(metric, before, after, better, expected):
+    assert figures.gain(metric, before, after, better) == expected
+
+
+@pytest.mark.parametrize("kind", ["mae", "lpips", "niqe", "calculate_niqe"])
+def test_metrics_that_are_better_the_lower_are_known(options, kind):
+    options["val"] = {"metrics": {"m": {"type": kind, "crop_border": 0}}}
+    evaluation_options.check(options, "f.yml")
+    assert options["val"]["metrics"]["m"]["better"] == "lower"
 
 
 def test_metrics_are_completed(options):

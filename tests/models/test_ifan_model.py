@@ -5,21 +5,28 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
 
 import ifan_plugin
-from ifan_plugin import checkpoints, host, option_check
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.archs.reblur_arch import ReblurNet
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.common.tensor_files import load_file
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
+from ifan_plugin.losses import area_downsample
 from ifan_plugin.models import validation
 from ifan_plugin.models.validation import validate
+from ifan_plugin.weights import official
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.data import build_dataset  # noqa: E402 (the host can be imported only once it is mended)
 from basicsr.models import build_model  # noqa: E402
@@ -27,7 +34,7 @@ from basicsr.models import build_model  # noqa: E402
 
 def prepared(options: dict, folder, is_train: bool = True) -> dict:
     """Options as the host's pipeline would hand them to the model."""
-    opt = option_check.check(copy.deepcopy(options), "f", is_train)
+    opt = option_check.check(copy.deepcopy(options), "f", is_train=is_train)
     opt |= {"dist": False, "rank": 0, "world_size": 1, "is_train": is_train}
     for name in ("models", "training_states", "visualization"):
         (folder / name).mkdir(exist_ok=True)
@@ -42,7 +49,7 @@ def make(options: dict, folder, is_train: bool = True):
 
 
 def batch(options: dict, size: int = 2) -> dict:
-    filled = option_check.check(copy.deepcopy(options), "f", True)["datasets"]["train"]
+    filled = option_check.check(copy.deepcopy(options), "f", is_train=True)["datasets"]["train"]
     dataset = build_dataset(filled)
     return default_collate([dataset[i] for i in range(size)])
 
@@ -197,6 +204,39 @@ def test_without_views_the_disparity_loss_is_left_out_with_one_line(options, tmp
     assert "l_reblur" in model.get_current_log()
 
 
+def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options, tmp_path):
+    options["train"]["defocus_opt"] = {"type": "DefocusLoss", "loss_weight": 0.5}
+    with pytest.raises(UserError, match=r"train: defocus_opt: needs the circle of confusion .* set coc: true"):
+        make(options, tmp_path)
+    data = batch({**options, "train": {**options["train"], "defocus_opt": None}})
+    coc = torch.linspace(-3, 3, 32).expand(2, 1, 32, 32)
+    options["datasets"]["train"]["coc"] = True
+    with pytest.raises(UserError, match="train_coc: folder not found"):
+        make(options, tmp_path)
+    folder = Path(options["datasets"]["train"]["dataroot"])
+    (folder / "train_coc").mkdir()
+    for path in (folder / "train_c/source").iterdir():
+        cv2.imwrite(str(folder / "train_coc" / path.name), np.full(cv2.imread(str(path)).shape[:2], 33000, np.uint16))
+    model = make(options, tmp_path)
+    with pytest.raises(UserError, match=r"defocus_opt needs the circle of confusion \(coc\)"):
+        step(model, data)
+    before = model.net_g.training_outputs(data["lq"]).lq_disparity.detach()
+    step(model, data | {"coc": coc})
+    log = model.get_current_log()
+    distance = (before / 0.0125 - area_downsample(coc, 8)).abs()
+    expected = 0.5 * torch.where(distance < 1, distance**2 / 2, distance - 0.5).mean()
+    assert log["l_defocus"] == pytest.approx(float(expected), rel=1e-4)
+    parts = sum(log[name] for name in ("l_deblur", "l_disparity", "l_reblur", "l_defocus"))
+    assert log["l_total"] == pytest.approx(parts, rel=1e-6)
+    step(model, batch(options))  # the data set's own
+    for change, words in (({"use_disparity": False}, "use_disparity: false"), ({"use_filters": False}, "use_filters")):
+        other = copy.deepcopy(options)
+        other["network_g"] |= change
+        del other["train"]["disparity_opt"], other["train"]["reblur_opt"], other["network_r"]
+        with pytest.raises(UserError, match=f"train: defocus_opt: network_g has {words}"):
+            make(other, tmp_path)
+
+
 @pytest.mark.parametrize("ablation", ["no_reblur", "no_disparity_loss", "no_disparity", "plain", "dual"])
 def test_every_form_trains(options, tmp_path, ablation):
     train, network = options["train"], options["network_g"]
@@ -236,7 +276,7 @@ def test_state_goes_out_and_comes_back(options, tmp_path):
     model.best_metric_results = {"val_set": {"psnr": {"better": "higher", "val": 30.5, "iter": 1}}}
     model.scaler.update(256.0)
     model.save(0, 1)
-    state = checkpoints.load_file(tmp_path / "training_states/1.state")
+    state = load_file(tmp_path / "training_states/1.state")
     options["path"] |= {
         "pretrain_network_g": str(tmp_path / "models/net_g_1.pth"),
         "pretrain_network_r": str(tmp_path / "models/net_r_1.pth"),
@@ -263,7 +303,7 @@ def official_file(folder, name: str = "IFAN.pytorch", prefix: str = "module.", *
     torch.manual_seed(5)
     network = IFAN(**kwargs)
     reblur = ReblurNet(network.filter_channels, kwargs["width"], 2, res_units=kwargs.get("res_units", 2))
-    content = checkpoints.to_official(network.state_dict(), reblur.state_dict())
+    content = official.to_official(network.state_dict(), reblur.state_dict())
     path = folder / name
     torch.save({prefix + key.removeprefix("module."): value for key, value in content.items()}, path)
     return path, network, reblur
@@ -320,7 +360,7 @@ def test_a_metric_added_before_a_resume_gets_its_record(options, tmp_path):
     model = make(options, tmp_path)
     model.best_metric_results = {"val_set": {"psnr": {"better": "higher", "val": 30.5, "iter": 1}}}
     model.opt["val"]["metrics"]["mae"] = {"type": "mae", "better": "lower"}
-    validate(model, build_dataset(model.opt["datasets"]["val"]), 1, None, False)
+    validate(model, build_dataset(model.opt["datasets"]["val"]), 1, None, save_img=False)
     records = model.best_metric_results["val_set"]
     assert records["psnr"]["val"] == 30.5
     assert records["mae"]["iter"] == 1
@@ -356,7 +396,7 @@ def test_a_validation_set_without_ground_truth_while_training(options, tmp_path,
     logger.addHandler(caplog.handler)
     logger.setLevel(logging.INFO)
     try:
-        validate(model, build_dataset(model.opt["datasets"]["val"]), 2, None, False)
+        validate(model, build_dataset(model.opt["datasets"]["val"]), 2, None, save_img=False)
     finally:
         logger.removeHandler(caplog.handler)
     assert sum("no ground truth" in message for message in caplog.messages) == 1
@@ -371,14 +411,14 @@ def test_a_validation_set_without_ground_truth_while_training(options, tmp_path,
 
 @pytest.mark.parametrize("bit_depth", [8, 16])
 def test_saved_pictures_are_the_networks_output_to_half_a_step(options, tmp_path, bit_depth):
-    from ifan_plugin.data.image_io import read_header, read_image
+    from ifan_plugin.images.image_io import read_header, read_image
 
     options["datasets"]["val"]["bit_depth"] = bit_depth
     model = make(options, tmp_path)
     step(model, batch(options), 3)
     outputs, test = [], model.test
     model.test = lambda: (test(), outputs.append(model.output))
-    validate(model, build_dataset(model.opt["datasets"]["val"]), 3, None, True)
+    validate(model, build_dataset(model.opt["datasets"]["val"]), 3, None, save_img=True)
     saved = sorted((tmp_path / "visualization/val_set").rglob("*_3.png"))
     assert len(saved) == len(outputs) == 3
     for path, output in zip(saved, outputs):

@@ -134,7 +134,7 @@ def test_without_ground_truth_one_line_says_so_and_no_reference_metrics_remain(t
         assert set(next(csv.DictReader(file))) == {"image", "protocol"} | {
             f"{which}_{metric}" for which in ("blurred", "restored") for metric in ("niqe", "sharpness")
         }
-    assert "Validation flat: mean of 1 pictures, no-reference metrics" in log
+    assert "Validation flat: mean of 1 picture, no-reference metrics" in log
     assert (folder / "results/kinds/flat/contact_sheet.png").is_file()
 
 

@@ -11,11 +11,15 @@ import torch
 from helpers import ROOT, write_dpdd
 
 import ifan_plugin
-from ifan_plugin import checkpoints, cli, host, option_check, option_file
-from ifan_plugin.errors import UserError
+from ifan_plugin import cli
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
+from ifan_plugin.options import file as option_file
+from ifan_plugin.weights import official
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.models import build_model  # noqa: E402 (the host can be imported only once it is mended)
 
@@ -102,7 +106,7 @@ def test_every_row_has_an_option_file_that_takes_its_checkpoint(row, data, tmp_p
     network = build_model(opt).net_g
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count / 1e6 == pytest.approx(10.478 if dual else MILLIONS[num_steps], abs=5e-4)
-    loaded = checkpoints.to_official(network.state_dict())
+    loaded = official.to_official(network.state_dict())
     assert loaded.keys() == {key for key in content if ".Network." in key}
     assert all(torch.equal(value, content[key]) for key, value in loaded.items())
 
@@ -131,7 +135,7 @@ def test_they_convert(num_steps, tmp_path, capsys):
     assert f"ReblurNet: filter_channels {num_steps * 896}, width 32, num_steps {REBLURRING_STEPS[num_steps]}" in said
     params = torch.load(out, weights_only=True)["params"]
     reblur = torch.load(tmp_path / "r.pth", weights_only=True)["params"]
-    back = checkpoints.to_official(params, reblur)
+    back = official.to_official(params, reblur)
     assert back.keys() == content.keys()
     assert all(torch.equal(value, content[key]) for key, value in back.items())
 

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 import ifan_plugin
-from ifan_plugin import host, option_check
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.data import build_dataset  # noqa: E402 (the host can be imported only once it is mended)
 from basicsr.models import build_model  # noqa: E402
 
 from ifan_plugin.models import validation  # noqa: E402
-from ifan_plugin.visual import contact_sheet, error_map, kernel_grid  # noqa: E402
+from ifan_plugin.pictures.visual import contact_sheet, error_map, kernel_grid  # noqa: E402
 
 
 class Board:

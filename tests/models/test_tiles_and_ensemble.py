@@ -13,12 +13,13 @@ import torch
 import yaml
 
 import ifan_plugin
-from ifan_plugin import host, option_check
-from ifan_plugin.errors import UserError
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.host import option_check
+from ifan_plugin.host.mends import mend_all
 from ifan_plugin.inference import run_network
 
 ifan_plugin.register()
-host.mend_all()
+mend_all()
 
 from basicsr.data import build_dataset  # noqa: E402 (the host can be imported only once it is mended)
 from basicsr.models import build_model  # noqa: E402

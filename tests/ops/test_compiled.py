@@ -67,7 +67,7 @@ def test_step_against_the_twin(taps: int, dtype: torch.dtype, act: bool, isotrop
     options = {"taps": taps, "negative_slope": 0.3, "act": act, "isotropic": isotropic}
     actual = iac_step(x, weights, bias, **options, backend="cpu")
     assert_near(actual, iac_step(x, weights, bias, **options, backend="reference"), TOLERANCE[dtype])
-    assert torch.equal(actual, iac(x, filters, 1, taps, 0.3, act, isotropic, backend="cpu"))
+    assert torch.equal(actual, iac(x, filters, 1, taps, 0.3, act_last=act, isotropic=isotropic, backend="cpu"))
 
 
 @compiled
@@ -181,7 +181,7 @@ def test_gradcheck(shape: tuple[int, ...], taps: int, isotropic: bool) -> None:
     inputs = [tensor.requires_grad_() for tensor in arguments(shape, 2, taps)]
     for act_last in (False, True):
         assert torch.autograd.gradcheck(
-            lambda x, f: iac(x, f, 2, taps, 0.2, act_last, isotropic, backend="cpu"),  # noqa: B023
+            lambda x, f: iac(x, f, 2, taps, 0.2, act_last=act_last, isotropic=isotropic, backend="cpu"),  # noqa: B023
             inputs,
         )
 

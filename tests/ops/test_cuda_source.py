@@ -18,62 +18,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops.host_shim.driver import (
-    CUDA_SOURCES,
-    DTYPES,
-    Device,
-    Kernels,
-    Order,
-    Problem,
-    Shim,
-    build,
-    compiler,
-)
+from ops.host_shim.cases import LARGE, TOLERANCE, expected, make, needs_compiler, same_bits, too_small
+from ops.host_shim.driver import CUDA_SOURCES, DTYPES, Device, Kernels, Order, Problem, Shim, build
 from torch import Tensor
 
 from ifan_plugin.ops import reference
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-LARGE = Device()
 NO_L2 = Device(multiprocessors=1, l2_bytes=1)  # takes planes in many passes
-
-needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler that knows _Float16")
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
-    """The kernels, built for the CPU."""
-    return Shim(build(tmp_path_factory.mktemp("shim")))
-
-
-def make(shape: tuple[int, ...], problem: Problem, dtype: torch.dtype, extra: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """x, filters and an upstream gradient; `extra` channels that don't belong to the filters lie between batch items."""
-    generator = torch.Generator().manual_seed(0)
-    batch, channels, height, width = shape
-    count = reference.filter_channels(channels, problem.num_steps, problem.taps)
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    # About as large as keeps values of one size through the steps.
-    filters = torch.randn(batch, count + extra, height, width, generator=generator, dtype=torch.float64)
-    filters = (filters * problem.taps**-0.5).to(dtype)
-    if extra:
-        filters[:, :extra] = float("nan")
-    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return x.to(dtype), filters[:, extra:], grad.to(dtype)
-
-
-def expected(x: Tensor, filters: Tensor, grad: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """y, grad_x and grad_filters by the twin, in x's type but computed without its rounding."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    x_wide = x.to(wide).requires_grad_()
-    filters_wide = filters.to(wide).requires_grad_()
-    parameters = (problem.num_steps, problem.taps, problem.slope, problem.act_last, problem.isotropic)
-    y = reference.iac(x_wide, filters_wide, *parameters)
-    gradients = torch.autograd.grad(y, (x_wide, filters_wide), grad.to(wide))
-    return y.detach(), *gradients
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 def check(shim: Shim, shape: tuple[int, ...], problem: Problem, dtype: torch.dtype, extra: int = 0) -> None:
@@ -116,12 +67,6 @@ TILED_CASES = [
     (1, 1, 60, 90, 2, 7, Kernels.TILED), (1, 2, 9, 7, 2, 5, Kernels.WIDE), (1, 2, 20, 23, 3, 17, Kernels.WIDE),
     (1, 1, 5, 300, 1, 3, Kernels.TILED), (1, 2, 20, 5, 4, 1, Kernels.TILED), (1, 1, 1, 2, 3, 5, Kernels.WIDE),
 ]  # fmt: skip
-
-
-def too_small(shape: tuple[int, ...], dtype: torch.dtype, device: Device = LARGE) -> Device:
-    """A device whose shared memory can't quite take a plane's two buffers."""
-    size = 8 if dtype == torch.float64 else 4
-    return replace(device, shared_bytes=2 * shape[2] * shape[3] * size - 1)
 
 
 @needs_compiler
@@ -390,7 +335,7 @@ def test_nvcc_compiles_the_kernels(tmp_path: Path) -> None:
         '#include "iac_cuda_backward.cuh"\nauto* one = &ifan::forward<float>;\nauto* other = &ifan::backward<float>;\n'
     )
     messages = compile_cuda(source, tmp_path / "kernels.o", "-arch=sm_90", "-Xptxas", "-v", f"-I{CUDA_SOURCES}")
-    assert_nothing_spills(messages, kernels=4)
+    assert_nothing_spills(messages, kernels=10)
 
 
 @needs_nvcc
@@ -402,7 +347,7 @@ def test_nvcc_compiles_the_extension(tmp_path: Path, architecture: str) -> None:
         source, tmp_path / "iac_cuda.o", f"-arch=sm_{architecture}", "-Xptxas", "-v", "-DUSE_CUDA",
         "-DTORCH_TARGET_VERSION=0x020a000000000000ULL", f"-I{Path(torch.__path__[0]) / 'include'}",
     )  # fmt: skip
-    assert_nothing_spills(messages, kernels=22)
+    assert_nothing_spills(messages, kernels=70)
 
 
 def assert_nothing_spills(messages: str, kernels: int) -> None:

@@ -229,7 +229,7 @@ def test_the_fallback_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_a_usable_backend_is_taken(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def run(x: Tensor, *_: object) -> Tensor:
+    def run(x: Tensor, *_: object, **__: object) -> Tensor:
         return x + 1
 
     monkeypatch.setitem(iac_module._BACKENDS, "cpu", iac_module._Backend(run, "cpu", None))

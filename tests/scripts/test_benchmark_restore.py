@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from ifan_plugin.archs.ifan_arch import IFAN
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_restore.py"
 
@@ -23,6 +26,14 @@ def run(tmp_path: Path, *arguments: str) -> dict:
     return json.loads(out.with_suffix(".json").read_text())
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    net = IFAN(width=4, num_steps=2, res_units=1)
+    torch.save({"params": net.state_dict(), "hyper_parameters": net.hyper_parameters}, tmp_path / "net.pth")
+    return tmp_path / "net.pth"
+
+
 @pytest.mark.slow
 def test_restoring(tmp_path: Path) -> None:
     plain, ours = run(tmp_path, "--sizes", "76x60")["rows"]
@@ -31,6 +42,21 @@ def test_restoring(tmp_path: Path) -> None:
     for row in (plain, ours):
         assert row["median"] > 0
         assert sum(row["stages"].values()) > 0 < row["stages"]["filters and IAC"]
+
+
+@pytest.mark.slow
+def test_runtimes_take_turns_with_ours(tmp_path: Path, weights: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(name, reason=f"{name} isn't installed")
+    names = ["ours", "onnxruntime", "openvino"]
+    rows = run(
+        tmp_path, "--sizes", "76x60", "--weights", str(weights), "--rounds", "2", "--contestants", *names
+    )["rows"]  # fmt: skip
+    assert [row["contestant"] for row in rows] == names
+    for row in rows:
+        assert len(row["seconds"]) == 2, "two rounds of one run"
+        assert row["difference"] < 1e-4 < row["largest"]
+        assert ("stages" in row) == (row["contestant"] == "ours")
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 //
 // A block's threads are fibers of one CPU thread: __syncthreads() hands over to the next one. Between two barriers they
 // run one after the other, in an order the test chooses; a missing barrier shows as a result that depends on the order,
-// or as NaN, which fills shared memory when a block starts. What it doesn't cover: speed, warps, memory ordering
+// or as NaN, which fills shared memory when a block starts. A programmatic launch's blocks find NaN in all memory that
+// the launches of a call write, until they have waited. What it doesn't cover: speed, warps, memory ordering
 // between blocks (blocks run in order), and the compiler's own fused multiply-adds.
 //
 // One translation unit includes this; it isn't thread-safe.
@@ -76,13 +77,25 @@ inline T __ldcs(const T* at) {
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount, cudaDevAttrL2CacheSize };
+enum cudaDeviceAttr {
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrL2CacheSize,
+  cudaDevAttrComputeCapabilityMajor
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 using cudaStream_t = void*;
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
-  void* attrs = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
   unsigned numAttrs = 0;
 };
 inline cudaError_t cudaGetDevice(int* device) {
@@ -102,12 +115,13 @@ double ifan_dynamic_shared[kShimSharedBytes / sizeof(double)];
 namespace shim {
 
 enum Order : int { kForward = 0, kReverse = 1, kShuffled = 2 };
-enum Fault : int { kNone = 0, kDivergedBarrier = 1, kSharedOverrun = 2 };
+enum Fault : int { kNone = 0, kDivergedBarrier = 1, kSharedOverrun = 2, kWroteBeforeWait = 3, kNeverWaited = 4 };
 
 struct Fiber {
   ucontext_t context;
   std::vector<char> stack;
   bool done = false;
+  bool waits = false;  // for the launch before
 };
 
 static ucontext_t scheduler;
@@ -117,9 +131,41 @@ static std::function<void()> body;
 static Order order = kForward;
 static std::mt19937 generator;
 static Fault fault = kNone;
-static int64_t launches = 0, blocks = 0;
+static int64_t launches = 0, blocks = 0, programmatic_launches = 0;
 static int64_t shared_limit = ifan::kShimSharedBytes;
 static std::map<const void*, int> allowed_shared;
+
+// What the launches of a call write, and what a programmatic launch's blocks may not touch before they wait.
+struct Memory {
+  unsigned char* start;
+  size_t bytes;
+  std::vector<unsigned char> kept;
+};
+static std::vector<Memory> written;
+static bool hidden = false;
+
+template <typename T>
+inline void watch(T* start, size_t count) {
+  written.push_back({reinterpret_cast<unsigned char*>(start), count * sizeof(T), {}});
+}
+
+inline void hide() {
+  for (Memory& each : written) {
+    each.kept.assign(each.start, each.start + each.bytes);
+    std::memset(each.start, 0xff, each.bytes);
+  }
+  hidden = true;
+}
+
+inline void show() {
+  for (const Memory& each : written) {
+    if (std::any_of(each.start, each.start + each.bytes, [](unsigned char byte) { return byte != 0xff; })) {
+      fault = kWroteBeforeWait;
+    }
+    std::copy(each.kept.begin(), each.kept.end(), each.start);
+  }
+  hidden = false;
+}
 
 inline void enter() {
   body();
@@ -127,7 +173,7 @@ inline void enter() {
   swapcontext(&current->context, &scheduler);
 }
 
-inline void run_block(const dim3& threads, size_t shared_bytes) {
+inline void run_block(const dim3& threads, size_t shared_bytes, bool programmatic) {
   const size_t count = static_cast<size_t>(threads.x) * threads.y * threads.z;
   if (fibers.size() < count) fibers.resize(count);
   // All ones are a NaN of every type; behind the block's share they are a fence.
@@ -145,6 +191,8 @@ inline void run_block(const dim3& threads, size_t shared_bytes) {
   std::vector<size_t> turns(count);
   std::iota(turns.begin(), turns.end(), size_t{0});
   if (order == kReverse) std::reverse(turns.begin(), turns.end());
+  if (programmatic) hide();
+  size_t waiting = 0;
   for (bool running = true; running;) {
     if (order == kShuffled) std::shuffle(turns.begin(), turns.end(), generator);
     size_t finished = 0;
@@ -157,9 +205,17 @@ inline void run_block(const dim3& threads, size_t shared_bytes) {
       threadIdx = dim3(i % threads.x, i / threads.x % threads.y, i / threads.x / threads.y);
       swapcontext(&scheduler, &current->context);
       finished += current->done;
+      waiting += current->waits;
+      current->waits = false;
     }
+    if (hidden && waiting == count) show();
+    if (hidden && waiting > 0) fault = kDivergedBarrier;
     running = finished < count;
     if (running && finished > 0) fault = kDivergedBarrier;  // some wait where others have left
+  }
+  if (hidden) {
+    show();
+    fault = kNeverWaited;
   }
   const unsigned char* shared = reinterpret_cast<const unsigned char*>(ifan::ifan_dynamic_shared);
   for (size_t i = shared_bytes; i < ifan::kShimSharedBytes; ++i) {
@@ -174,6 +230,12 @@ inline void __syncthreads() {
   const dim3 index = threadIdx;
   swapcontext(&self->context, &shim::scheduler);
   threadIdx = index;
+}
+
+inline void cudaGridDependencySynchronize() {
+  if (!shim::hidden) return;  // another kind of launch
+  shim::current->waits = true;
+  __syncthreads();
 }
 
 inline cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int bytes) {
@@ -194,16 +256,16 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   // By value, in the kernel's own types, as CUDA passes them.
   const std::tuple<Parameters...> values(arguments...);
-  shim::body = [&] {
-    std::apply([&](const auto&... each) { kernel(each...); }, values);
-  };
+  shim::body = [&] { std::apply([&](const auto&... each) { kernel(each...); }, values); };
   gridDim = config->gridDim;
   blockDim = threads;
   ++shim::launches;
+  const bool programmatic = config->numAttrs > 0 && config->attrs->val.programmaticStreamSerializationAllowed != 0;
+  shim::programmatic_launches += programmatic;
   for (unsigned block = 0; block < gridDim.x; ++block) {
     blockIdx = dim3(block, 0, 0);
     ++shim::blocks;
-    shim::run_block(threads, config->dynamicSmemBytes);
+    shim::run_block(threads, config->dynamicSmemBytes, programmatic);
   }
   return cudaSuccess;
 }

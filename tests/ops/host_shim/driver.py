@@ -43,6 +43,7 @@ class Device:
     shared_bytes: int = 227 * 1024
     multiprocessors: int = 132
     l2_bytes: int = 50 * 1024 * 1024
+    programmatic_launch: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Problem:
     save_steps: bool = True
     device: Device = Device()
     order: Order = Order.FORWARD
+    variants: str = ""  # names of `struct Variants` in iac_cuda_plan.hpp, commas between
 
 
 class Call(ctypes.Structure):
@@ -65,17 +67,18 @@ class Call(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
             "dtype", "planes", "channels", "height", "width", "num_steps", "taps", "isotropic",
-            "shared_bytes", "multiprocessors", "l2_bytes", "order", "seed", "act_last", "save_steps",
+            "shared_bytes", "multiprocessors", "l2_bytes", "programmatic_launch", "order", "seed", "act_last", "save_steps",
             "weights_batch_stride", "bias_batch_stride", "gradients_batch_stride",
         )),
         ("slope", ctypes.c_double),
+        ("variants", ctypes.c_char_p),
     ]  # fmt: skip
 
 
 class Report(ctypes.Structure):
     """`Report` in iac_harness.cpp."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("error", "fault", "launches", "blocks")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("error", "fault", "launches", "blocks", "programmatic_launches")]
 
 
 class Plan(ctypes.Structure):
@@ -85,7 +88,7 @@ class Plan(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             "path", "threads_x", "threads_y", "tile_rows", "tile_columns", "tiles_x", "tiles", "shared_bytes",
-            "planes_per_pass", "scratch_planes",
+            "planes_per_pass", "scratch_planes", "columns_at_once", "twice_the_rows", "ahead", "programmatic",
         )
     ]  # fmt: skip
 
@@ -145,11 +148,18 @@ class Shim:
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
+        self.programmatic_launches = 0  # of the last call
 
-    def plan(self, shape: Sequence[int], dtype: torch.dtype, problem: Problem, backward: bool = False) -> Plan:
-        """The launch plan for x of `shape`."""
+    def knows(self, variants: str) -> bool:
+        """Whether the kernels have all the variants named, with commas between."""
+        return bool(self._library.shim_knows(variants.encode()))
+
+    def plan(
+        self, shape: Sequence[int], dtype: torch.dtype, problem: Problem, backward: bool = False, batch_stride: int = 0
+    ) -> Plan:
+        """The launch plan for x of `shape`, filters of which begin at a multiple of four bytes."""
         plan = Plan()
-        call = _call(shape, dtype, problem)
+        call = _call(shape, dtype, problem, batch_stride)
         self._library.shim_plan(ctypes.byref(call), ctypes.c_int(backward), ctypes.byref(plan))
         return plan
 
@@ -188,6 +198,7 @@ class Shim:
     def _run(self, function: object, call: Call, buffers: list[Fenced], *tensors: Tensor) -> None:
         report = Report()
         function(ctypes.byref(call), *(ctypes.c_void_p(each.data_ptr()) for each in tensors), ctypes.byref(report))
+        self.programmatic_launches = report.programmatic_launches
         if report.error or report.fault or not all(buffer.intact() for buffer in buffers):
             raise KernelError(f"error {report.error}, fault {report.fault}, or a fence was overwritten")
 
@@ -208,6 +219,6 @@ def _call(shape: Sequence[int], dtype: torch.dtype, problem: Problem, *batch_str
     device = problem.device
     return Call(
         DTYPES.index(dtype), batch * channels, channels, height, width, problem.num_steps, problem.taps,
-        problem.isotropic, device.shared_bytes, device.multiprocessors, device.l2_bytes, problem.order, 1,
-        problem.act_last, problem.save_steps, *strides, problem.slope,
+        problem.isotropic, device.shared_bytes, device.multiprocessors, device.l2_bytes, device.programmatic_launch,
+        problem.order, 1, problem.act_last, problem.save_steps, *strides, problem.slope, problem.variants.encode(),
     )  # fmt: skip

@@ -8,21 +8,22 @@ namespace {
 struct Call {
   int64_t dtype;  // 0: double, 1: float, 2: half, 3: bfloat16
   int64_t planes, channels, height, width, num_steps, taps, isotropic;
-  int64_t shared_bytes, multiprocessors, l2_bytes;  // the device
-  int64_t order, seed;                              // of the threads
+  int64_t shared_bytes, multiprocessors, l2_bytes, programmatic_launch;  // the device
+  int64_t order, seed;                                                   // of the threads
   int64_t act_last, save_steps;
   int64_t weights_batch_stride, bias_batch_stride, gradients_batch_stride;
   double slope;
+  const char* variants;
 };
 
 // What a run reports back.
 struct Report {
-  int64_t error, fault, launches, blocks;
+  int64_t error, fault, launches, blocks, programmatic_launches;
 };
 
 struct PlanOut {
   int64_t path, threads_x, threads_y, tile_rows, tile_columns, tiles_x, tiles, shared_bytes, planes_per_pass;
-  int64_t scratch_planes;
+  int64_t scratch_planes, columns_at_once, twice_the_rows, ahead, programmatic;
 };
 
 ifan::Shape shape_of(const Call& call) {
@@ -36,19 +37,28 @@ ifan::Shape shape_of(const Call& call) {
 }
 
 ifan::DeviceLimits device_of(const Call& call) {
-  return {call.shared_bytes, call.multiprocessors, call.l2_bytes};
+  return {call.shared_bytes, call.multiprocessors, call.l2_bytes, call.programmatic_launch != 0};
+}
+
+ifan::Variants variants_of(const Call& call) {
+  ifan::Variants variants;
+  if (!ifan::read_variants(call.variants, variants)) std::abort();  // the driver asks shim_knows() first
+  return variants;
 }
 
 void start(const Call& call) {
   shim::order = static_cast<shim::Order>(call.order);
   shim::generator.seed(static_cast<unsigned>(call.seed));
   shim::fault = shim::kNone;
-  shim::launches = shim::blocks = 0;
+  shim::launches = shim::blocks = shim::programmatic_launches = 0;
+  shim::written.clear();
   shim::allowed_shared.clear();
   shim::shared_limit = std::min<int64_t>(call.shared_bytes, ifan::kShimSharedBytes);
 }
 
-Report finish(cudaError_t error) { return {error, shim::fault, shim::launches, shim::blocks}; }
+Report finish(cudaError_t error) {
+  return {error, shim::fault, shim::launches, shim::blocks, shim::programmatic_launches};
+}
 
 // At least one element, so that data() isn't null; NaN, so that reading what nobody wrote shows.
 template <typename A>
@@ -64,34 +74,39 @@ Report forward(const Call& call, const void* x, const void* weights, const void*
   using A = ifan::Acc<T>;
   start(call);
   const ifan::Shape shape = shape_of(call);
-  const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
-                                             sizeof(A), device_of(call));
-  std::vector<A> scratch =
-      scratch_of<A>(ifan::forward_scratch_planes(plan, shape.num_steps, call.save_steps != 0), call);
   const ifan::StepFilters<T> filters{static_cast<const T*>(weights), static_cast<const T*>(bias),
                                      call.weights_batch_stride, call.bias_batch_stride};
+  const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
+                                             sizeof(A), device_of(call), variants_of(call), ifan::pairs_fit(filters));
+  std::vector<A> scratch =
+      scratch_of<A>(ifan::forward_scratch_planes(plan, shape.num_steps, call.save_steps != 0), call);
+  const size_t pixels = static_cast<size_t>(shape.planes * shape.pixels());
+  shim::watch(scratch.data(), scratch.size());
+  shim::watch(static_cast<T*>(y), pixels);
+  if (call.save_steps != 0) shim::watch(static_cast<A*>(steps), pixels * static_cast<size_t>(shape.num_steps - 1));
   return finish(ifan::forward<T>(plan, shape, static_cast<const T*>(x), filters, static_cast<T*>(y),
                                  call.save_steps != 0 ? static_cast<A*>(steps) : nullptr, scratch.data(),
                                  static_cast<A>(call.slope), call.act_last != 0, nullptr));
 }
 
 template <typename T>
-Report backward(const Call& call, const void* grad, const void* x, const void* weights, const void* bias,
-                const void* y, const void* steps, void* grad_x, void* grad_weights, void* grad_bias) {
+Report backward(const Call& call, const void* grad, const void* x, const void* weights, const void* bias, const void* y,
+                const void* steps, void* grad_x, void* grad_weights, void* grad_bias) {
   using A = ifan::Acc<T>;
   start(call);
   const ifan::Shape shape = shape_of(call);
   const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
-                                              sizeof(A), device_of(call));
+                                              sizeof(A), device_of(call), variants_of(call));
   std::vector<A> scratch = scratch_of<A>(ifan::backward_scratch_planes(plan, shape.num_steps), call);
+  shim::watch(scratch.data(), scratch.size());
+  shim::watch(static_cast<T*>(grad_x), static_cast<size_t>(shape.planes * shape.pixels()));
   const ifan::StepFilters<T> filters{static_cast<const T*>(weights), static_cast<const T*>(bias),
                                      call.weights_batch_stride, call.bias_batch_stride};
   const ifan::StepGradients<T> gradients{static_cast<T*>(grad_weights), static_cast<T*>(grad_bias),
                                          call.gradients_batch_stride};
   return finish(ifan::backward<T>(plan, shape, static_cast<const T*>(grad), static_cast<const T*>(x), filters,
                                   static_cast<const T*>(y), static_cast<const A*>(steps), static_cast<T*>(grad_x),
-                                  gradients, scratch.data(), static_cast<A>(call.slope), call.act_last != 0,
-                                  nullptr));
+                                  gradients, scratch.data(), static_cast<A>(call.slope), call.act_last != 0, nullptr));
 }
 
 // `function` is a generic lambda that takes a value of the type.
@@ -103,7 +118,7 @@ Report with_type(int64_t dtype, Function function) {
   if (dtype == 3) return function(__nv_bfloat16{});
 #endif
   if (dtype == 1) return function(float{});
-  return {-1, 0, 0, 0};
+  return {-1, 0, 0, 0, 0};
 }
 
 }  // namespace
@@ -112,8 +127,13 @@ extern "C" {
 
 void shim_plan(const Call* call, int backward, PlanOut* out) {
   const ifan::DeviceLimits device = device_of(*call);
-  const auto plan = (backward ? ifan::plan_backward : ifan::plan_forward)(
-      call->planes, call->height, call->width, call->num_steps, call->taps, accumulation_bytes(*call), device);
+  const ifan::Variants variants = variants_of(*call);
+  const int64_t bytes = accumulation_bytes(*call);
+  const bool even = call->dtype >= 2 && call->weights_batch_stride % 2 == 0 && call->bias_batch_stride % 2 == 0;
+  const ifan::Plan plan = backward ? ifan::plan_backward(call->planes, call->height, call->width, call->num_steps,
+                                                         call->taps, bytes, device, variants)
+                                   : ifan::plan_forward(call->planes, call->height, call->width, call->num_steps,
+                                                        call->taps, bytes, device, variants, even);
   *out = {static_cast<int64_t>(plan.path),
           plan.threads_x,
           plan.threads_y,
@@ -124,14 +144,22 @@ void shim_plan(const Call* call, int backward, PlanOut* out) {
           plan.shared_bytes,
           plan.planes_per_pass,
           backward ? ifan::backward_scratch_planes(plan, call->num_steps)
-                   : ifan::forward_scratch_planes(plan, call->num_steps, call->save_steps != 0)};
+                   : ifan::forward_scratch_planes(plan, call->num_steps, call->save_steps != 0),
+          plan.columns_at_once,
+          plan.twice_the_rows,
+          plan.ahead,
+          plan.programmatic};
+}
+
+int shim_knows(const char* names) {
+  ifan::Variants variants;
+  return ifan::read_variants(names, variants);
 }
 
 void shim_forward(const Call* call, const void* x, const void* weights, const void* bias, void* y, void* steps,
                   Report* report) {
-  *report = with_type(call->dtype, [&](auto value) {
-    return forward<decltype(value)>(*call, x, weights, bias, y, steps);
-  });
+  *report =
+      with_type(call->dtype, [&](auto value) { return forward<decltype(value)>(*call, x, weights, bias, y, steps); });
 }
 
 void shim_backward(const Call* call, const void* grad, const void* x, const void* weights, const void* bias,

@@ -192,29 +192,28 @@ inline Level cpu_level() {
 // Defines NAME<T>(arguments, begin, end), which runs NAME_body compiled for the machine's instruction set. By hand and
 // not by target_clones: those need the C library's ifunc and don't reach into templates that are inlined.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define IFAN_DISPATCH(NAME, ARGUMENTS)                                                                      \
-  template <typename T>                                                                                     \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) void NAME##_avx512(                \
-      const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) {                                          \
-    NAME##_body<T>(arguments, begin, end);                                                                  \
-  }                                                                                                         \
-  template <typename T>                                                                                     \
-  __attribute__((target("avx2,fma"))) void NAME##_avx2(const ARGUMENTS<T>& arguments, int64_t begin,        \
-                                                       int64_t end) {                                       \
-    NAME##_body<T>(arguments, begin, end);                                                                  \
-  }                                                                                                         \
-  template <typename T>                                                                                     \
-  void NAME(const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) {                                    \
-    switch (cpu_level()) {                                                                                  \
-      case Level::kAvx512: return NAME##_avx512<T>(arguments, begin, end);                                  \
-      case Level::kAvx2: return NAME##_avx2<T>(arguments, begin, end);                                      \
-      default: return NAME##_body<T>(arguments, begin, end);                                                \
-    }                                                                                                       \
+#define IFAN_DISPATCH(NAME, ARGUMENTS)                                                                              \
+  template <typename T>                                                                                             \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) void NAME##_avx512(                        \
+      const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) {                                                  \
+    NAME##_body<T>(arguments, begin, end);                                                                          \
+  }                                                                                                                 \
+  template <typename T>                                                                                             \
+  __attribute__((target("avx2,fma"))) void NAME##_avx2(const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) { \
+    NAME##_body<T>(arguments, begin, end);                                                                          \
+  }                                                                                                                 \
+  template <typename T>                                                                                             \
+  void NAME(const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) {                                            \
+    switch (cpu_level()) {                                                                                          \
+      case Level::kAvx512: return NAME##_avx512<T>(arguments, begin, end);                                          \
+      case Level::kAvx2: return NAME##_avx2<T>(arguments, begin, end);                                              \
+      default: return NAME##_body<T>(arguments, begin, end);                                                        \
+    }                                                                                                               \
   }
 #else
-#define IFAN_DISPATCH(NAME, ARGUMENTS)                                                 \
-  template <typename T>                                                                \
-  void NAME(const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) {               \
-    NAME##_body<T>(arguments, begin, end);                                             \
+#define IFAN_DISPATCH(NAME, ARGUMENTS)                                   \
+  template <typename T>                                                  \
+  void NAME(const ARGUMENTS<T>& arguments, int64_t begin, int64_t end) { \
+    NAME##_body<T>(arguments, begin, end);                               \
   }
 #endif

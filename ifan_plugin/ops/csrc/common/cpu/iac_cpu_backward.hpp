@@ -157,7 +157,8 @@ IFAN_INLINE void backward_row(const A* input, const A* output, const A* grad_out
   vertical_adjoint<K>(input, grad_input, rows, f.vertical, gradient.vertical, grad_stride, s, y);
 }
 
-// All rows of one step. The filters' gradients gather in `stage`, `stage_rows` rows of each tap, and leave in long pieces.
+// All rows of one step. The filters' gradients gather in `stage`, `stage_rows` rows of each tap, and leave in long
+// pieces.
 template <int K, typename T, typename A>
 IFAN_INLINE void backward_step(const A* input, const A* output, const A* grad_output, A* grad_input,
                                const StepFilters<const T>& f, const StepFilters<const T>* next,

@@ -1,8 +1,8 @@
 // Iterative adaptive convolution on the CPU. Free of torch; the equations stand in ifan_plugin/ops/reference.py.
 //
-// One thread works on one (batch, channel) plane for all N steps, row by row: the plane, a few hundred KiB, stays in the
-// core's cache, and the filters, which are nearly all of the bytes, stream through once. Planes don't depend on each
-// other and a plane's sums have one order, so the results are bitwise equal for any number of threads.
+// One thread works on one (batch, channel) plane for all N steps, row by row: the plane, a few hundred KiB, stays in
+// the core's cache, and the filters, which are nearly all of the bytes, stream through once. Planes don't depend on
+// each other and a plane's sums have one order, so the results are bitwise equal for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,8 @@ struct StepFilters {
 // Where they stand in `filters`, [B, N*C*(2k+1), H, W], whose batch items may lie apart. Isotropic filters
 // serve in both directions; their gradient, T not const, still has a place for each.
 template <typename T>
-IFAN_INLINE StepFilters<T> step_filters(T* filters, int64_t batch_stride, const IacShape& s, int64_t plane, int64_t step) {
+IFAN_INLINE StepFilters<T> step_filters(T* filters, int64_t batch_stride, const IacShape& s, int64_t plane,
+                                        int64_t step) {
   const int64_t channel = plane % s.channels;
   const int64_t direction = s.channels * s.taps * s.pixels();
   T* item = filters + plane / s.channels * batch_stride;
@@ -40,8 +41,9 @@ IFAN_INLINE StepFilters<T> step_filters(T* filters, int64_t batch_stride, const 
   return {vertical, std::is_const_v<T> && s.isotropic ? vertical : vertical + direction, bias};
 }
 
-// Fetches filters shortly before they are read. They come in 2 * taps + 1 streams of short rows, which the memory serves
-// at two thirds of its speed; asked for in pieces of kPiece bytes, one stream after the other, at nearly all of it.
+// Fetches filters shortly before they are read. They come in 2 * taps + 1 streams of short rows, which the memory
+// serves at two thirds of its speed; asked for in pieces of kPiece bytes, one stream after the other, at nearly all of
+// it.
 template <typename T>
 class FilterFetch {
  public:
@@ -59,8 +61,9 @@ class FilterFetch {
     const int64_t first = within ? begin + rows_ : 0;
     const int64_t bytes = std::min(rows_, s.height - first) * row_bytes(s);
     for (int64_t j = here * streams / rows; j < (here + 1) * streams / rows; ++j) {
-      const T* stream = j < s.taps ? f.vertical + j * s.pixels()
-                                   : j < 2 * s.taps ? f.horizontal + (j - s.taps) * s.pixels() : f.bias;
+      const T* stream = j < s.taps       ? f.vertical + j * s.pixels()
+                        : j < 2 * s.taps ? f.horizontal + (j - s.taps) * s.pixels()
+                                         : f.bias;
       fetch(stream + first * s.width, bytes);
     }
   }

@@ -13,66 +13,20 @@
 // e is x at step 0 and the saved steps[i - 1] after that; the sign of e' comes from steps[i], or from y at the end.
 #pragma once
 
+#include "iac_cuda_backward_wide.cuh"
 #include "iac_cuda_kernel.cuh"
 
 namespace ifan {
 
-template <typename T>
-struct PlaneGradients {
-  T* v;  // [taps, H, W]
-  T* h;  // [taps, H, W]
-  T* b;  // [H, W]
-};
-
-// One step's part of grad_filters, which is contiguous; for batch item 0 and channel 0.
-template <typename T>
-struct StepGradients {
-  T* weights;
-  T* bias;
-  int64_t batch_stride;
-};
-
-template <typename T>
-__device__ inline PlaneGradients<T> plane_gradients(const StepGradients<T>& step, const Shape& shape, int64_t plane) {
-  const int64_t item = plane / shape.channels;
-  const int64_t channel = plane - item * shape.channels;
-  const int64_t pixels = shape.pixels();
-  T* v = step.weights + item * step.batch_stride + channel * shape.taps * pixels;
-  return {v, v + shape.channels * shape.taps * pixels, step.bias + item * step.batch_stride + channel * pixels};
-}
-
-// The transpose of a replicated filter along one axis, at position `at`: the sum of product(s, j) over all (s, j)
-// with clamp(s + j - p, 0, size - 1) = at. The first and last position also get what was read past the edge.
-template <typename A, int Taps, typename Product>
-__device__ inline A gather(int at, int size, const TapCount<Taps>& taps, Product product) {
-  const int k = taps.count(), p = taps.half();
-  A sum = 0;
-#pragma unroll
-  for (int j = 0; j < k; ++j) {
-    const int s = at + p - j;
-    if (s >= 0 && s < size) sum += product(s, j);
-  }
-  if (at == 0) {
-    for (int s = 0; s < p && s < size; ++s) {
-      for (int j = 0; j < p - s; ++j) sum += product(s, j);
-    }
-  }
-  if (at == size - 1) {
-    for (int s = size > p ? size - p : 0; s < size; ++s) {
-      for (int j = size - s + p; j < k; ++j) sum += product(s, j);
-    }
-  }
-  return sum;
-}
-
 // One step on one tile.
 //   input(y, x): e; upstream(y, x): gu; downstream(y, x, value): takes grad_e.
 // Shared: hg_j = h_j * gu [taps, rows and halo, columns and halo], vg_j = v_j * gt [taps, rows and halo, columns],
-// t [rows, columns and halo]; the halo ends at the edges of the plane. The caller puts a barrier between two calls.
-template <int Taps, typename T, typename Input, typename Upstream, typename Downstream>
+// t [rows, columns and halo]; the halo ends at the edges of the plane. A thread takes `Rows` rows at a time, all loads
+// before the first use of one. The caller puts a barrier between two calls.
+template <int Taps, int Rows, typename T, typename Input, typename Upstream, typename Downstream>
 __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters,
-                                     const PlaneGradients<T>& gradients, Acc<T>* shared, Input input,
-                                     Upstream upstream, Downstream downstream) {
+                                     const PlaneGradients<T>& gradients, Acc<T>* shared, Input input, Upstream upstream,
+                                     Downstream downstream) {
   using A = Acc<T>;
   const TapCount<Taps> taps{shape.taps};
   const int k = taps.count(), p = taps.half();
@@ -87,51 +41,90 @@ __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const
   A* hg = shared;
   A* vg = hg + k * rows * pitch;
   A* t_tile = vg + k * rows * columns;
-  const auto hg_at = [&](int j, int y, int x) -> A& {
-    return hg[(j * rows + y - high_top) * pitch + x - wide_left];
-  };
-  const auto vg_at = [&](int j, int y, int x) -> A& {
-    return vg[(j * rows + y - high_top) * columns + x - tile.left];
-  };
+  const auto hg_at = [&](int j, int y, int x) -> A& { return hg[(j * rows + y - high_top) * pitch + x - wide_left]; };
+  const auto vg_at = [&](int j, int y, int x) -> A& { return vg[(j * rows + y - high_top) * columns + x - tile.left]; };
   const auto t_at = [&](int y, int x) -> A& { return t_tile[(y - tile.top) * pitch + x - wide_left]; };
-  const auto offset = [&](int y, int x) { return static_cast<int64_t>(y) * width + x; };
+  const int64_t plane_bytes = pixels * static_cast<int64_t>(sizeof(T));
+  const auto offset = [&](int y, int x) { return static_cast<Index<Taps>>(y) * width + x; };
   const auto gradient_of_t = [&](int y, int x) {
     return gather<A>(x, width, taps, [&](int s, int j) { return hg_at(j, y, s); });
   };
   const int tx = static_cast<int>(threadIdx.x), ty = static_cast<int>(threadIdx.y);
   const int bx = static_cast<int>(blockDim.x), by = static_cast<int>(blockDim.y);
 
-  // The halo needs h only for the sake of its neighbours' gt, and v only for that of grad_e and t.
-  for (int y = high_top + ty; y < high_bottom; y += by) {
-    for (int x = wide_left + tx; x < wide_right; x += bx) {
-      const A gu = upstream(y, x);
-      const T* h = filters.h + offset(y, x);
+  // Where the number of taps isn't known to the compiler nothing is kept: arrays of one element, and one row at a time.
+  constexpr int kKept = Taps > 0 ? Taps : 1;
+  static_assert(Taps > 0 || Rows == 1);
+  const auto fetch = [&](const T* from, int y, int x, bool wanted, A(&into)[kKept]) {
+    if constexpr (Taps > 0) {
+      const T* at = from + offset(y, x);
 #pragma unroll
-      for (int j = 0; j < k; ++j) hg_at(j, y, x) = load_once(h + j * pixels) * gu;
+      for (int j = 0; j < Taps; ++j) {
+        into[j] = wanted ? load_once(at) : A(0);
+        at = further(at, plane_bytes);
+      }
+    }
+  };
+  const auto weight = [&](const T* from, int y, int x, int j, const A(&fetched)[kKept]) {
+    return Taps > 0 ? fetched[Taps > 0 ? j : 0] : load_once(from + offset(y, x) + j * pixels);
+  };
+
+  // The halo needs h only for the sake of its neighbours' gt, and v only for that of grad_e and t.
+  for (int base = high_top + ty; base < high_bottom; base += Rows * by) {
+    for (int x = wide_left + tx; x < wide_right; x += bx) {
+      A h[Rows][kKept], gu[Rows];
+#pragma unroll
+      for (int i = 0; i < Rows; ++i) {
+        const int y = base + i * by;
+        fetch(filters.h, y, x, y < high_bottom, h[i]);
+        gu[i] = y < high_bottom ? upstream(y, x) : A(0);
+      }
+#pragma unroll
+      for (int i = 0; i < Rows; ++i) {
+        const int y = base + i * by;
+        if (y >= high_bottom) continue;
+#pragma unroll
+        for (int j = 0; j < k; ++j) hg_at(j, y, x) = weight(filters.h, y, x, j, h[i]) * gu[i];
+      }
     }
   }
   __syncthreads();
 
-  for (int y = high_top + ty; y < high_bottom; y += by) {
-    const bool own_row = y >= tile.top && y < tile.bottom;
+  for (int base = high_top + ty; base < high_bottom; base += Rows * by) {
     for (int x = wide_left + tx; x < wide_right; x += bx) {
       const bool own_column = x >= tile.left && x < tile.right;
-      if (!own_row && !own_column) continue;  // a corner
-      const A gt = own_column ? gradient_of_t(y, x) : A(0);
-      const T* v = filters.v + offset(y, x);
-      T* grad_v = gradients.v + offset(y, x);
-      A t = 0;
+      const auto own_row = [&](int y) { return y >= tile.top && y < tile.bottom; };
+      // Not the corners.
+      const auto needed = [&](int y) { return y < high_bottom && (own_column || own_row(y)); };
+      A v[Rows][kKept], e[Rows][kKept];
 #pragma unroll
-      for (int j = 0; j < k; ++j) {
-        const A weight = load_once(v + j * pixels);
-        if (own_column) vg_at(j, y, x) = weight * gt;
-        if (own_row) {
-          const A e = input(clamp_index(y + j - p, height), x);
-          t += weight * e;
-          if (own_column && !isotropic) grad_v[j * pixels] = narrow<T>(gt * e);
+      for (int i = 0; i < Rows; ++i) {
+        const int y = base + i * by;
+        fetch(filters.v, y, x, needed(y), v[i]);
+        if constexpr (Taps > 0) {
+#pragma unroll
+          for (int j = 0; j < Taps; ++j) e[i][j] = own_row(y) ? input(clamp_index(y + j - p, height), x) : A(0);
         }
       }
-      if (own_row) t_at(y, x) = t;
+#pragma unroll
+      for (int i = 0; i < Rows; ++i) {
+        const int y = base + i * by;
+        if (!needed(y)) continue;
+        const A gt = own_column ? gradient_of_t(y, x) : A(0);
+        T* grad_v = gradients.v + offset(y, x);
+        A t = 0;
+#pragma unroll
+        for (int j = 0; j < k; ++j) {
+          const A by_v = weight(filters.v, y, x, j, v[i]);
+          if (own_column) vg_at(j, y, x) = by_v * gt;
+          if (own_row(y)) {
+            const A before = Taps > 0 ? e[i][Taps > 0 ? j : 0] : input(clamp_index(y + j - p, height), x);
+            t += by_v * before;
+            if (own_column && !isotropic) grad_v[j * pixels] = narrow<T>(gt * before);
+          }
+        }
+        if (own_row(y)) t_at(y, x) = t;
+      }
     }
   }
   __syncthreads();
@@ -159,7 +152,7 @@ __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const
 }
 
 // All steps of one plane a block, the last one first. Shared: the running gradient [H, W], then backward_tile's.
-template <int Taps, typename T>
+template <int Taps, int Rows, typename T>
 __global__ void __launch_bounds__(kTiledThreads)
     backward_plane_kernel(Shape shape, int64_t first_plane, const T* __restrict__ grad, const T* __restrict__ x,
                           StepFilters<T> filters, const T* __restrict__ y, const Acc<T>* __restrict__ steps,
@@ -200,8 +193,8 @@ __global__ void __launch_bounds__(kTiledThreads)
         running[row * width + column] = value;
       }
     };
-    backward_tile<Taps>(tile, shape, plane_filters(filters, shape, plane), plane_gradients(gradients, shape, plane),
-                        running + pixels, input, upstream, downstream);
+    backward_tile<Taps, Rows>(tile, shape, plane_filters(filters, shape, plane),
+                              plane_gradients(gradients, shape, plane), running + pixels, input, upstream, downstream);
     __syncthreads();
     filters.weights -= shape.step_weights();
     filters.bias -= shape.step_biases();
@@ -210,124 +203,42 @@ __global__ void __launch_bounds__(kTiledThreads)
   }
 }
 
-// What one step's kernels read and write; all point at the launch's first plane. Each of the three pairs has one null
-// pointer: what lies between two steps is in the accumulation type, the ends are in T.
-template <typename T>
-struct StepData {
-  const T* input_x;
-  const Acc<T>* input;
-  const T* output_y;
-  const Acc<T>* output;
-  const T* upstream_y;
-  const Acc<T>* upstream;
-  T* downstream_x;
-  Acc<T>* downstream;
-  bool act;
-  Acc<T> slope;
-
-  __device__ Acc<T> read_input(int64_t at) const { return input == nullptr ? widen(input_x[at]) : input[at]; }
-  __device__ Acc<T> read_upstream(int64_t at) const {
-    const Acc<T> g = upstream == nullptr ? widen(upstream_y[at]) : upstream[at];
-    const bool positive = !act || (output == nullptr ? widen(output_y[at]) : output[at]) > Acc<T>(0);
-    return positive ? g : g * slope;
-  }
-  __device__ void write_downstream(int64_t at, Acc<T> value) const {
-    if (downstream == nullptr) {
-      downstream_x[at] = narrow<T>(value);
-    } else {
-      downstream[at] = value;
-    }
-  }
-};
+// How many blocks of the tiled kernel a multiprocessor is to hold: as many as leave enough registers to spill nothing.
+template <int Taps, int Rows>
+constexpr int tile_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  constexpr int kManyRows = 3;
+#else
+  constexpr int kManyRows = 4;
+#endif
+  return Taps == 0 ? 1 : (Rows > 1 ? kManyRows : 6);
+}
 
 // One step of many planes, a tile a block.
-template <int Taps, typename T>
-__global__ void __launch_bounds__(kTiledThreads / 2)
+template <int Taps, int Rows, typename T>
+__global__ void __launch_bounds__(kTiledThreads / 2, (tile_blocks<Taps, Rows>()))
     backward_tile_kernel(Shape shape, Cut cut, StepData<T> data, StepFilters<T> filters, StepGradients<T> gradients) {
   using A = Acc<T>;
+  let_next_launch_begin();
+  wait_for_previous_launch();
   const Place place = place_of_block(cut, shape);
   const int64_t start = (place.plane - cut.first_plane) * shape.pixels();
   const int width = shape.width;
-  const auto at = [&](int y, int x) { return start + static_cast<int64_t>(y) * width + x; };
-  backward_tile<Taps>(
+  const StepData<T> here = data.further(start);
+  const auto at = [&](int y, int x) { return static_cast<Index<Taps>>(y) * width + x; };
+  backward_tile<Taps, Rows>(
       place.tile, shape, plane_filters(filters, shape, place.plane), plane_gradients(gradients, shape, place.plane),
-      dynamic_shared<A>(), [&](int y, int x) { return data.read_input(at(y, x)); },
-      [&](int y, int x) { return data.read_upstream(at(y, x)); },
-      [&](int y, int x, A value) { data.write_downstream(at(y, x), value); });
-}
-
-// The wide path, one thread a pixel, any number of taps: first t and gt into scratch, then everything else.
-struct Pixel {
-  int64_t plane;  // of the launch
-  int y, x;       // y = -1: past the end
-};
-
-__device__ inline Pixel pixel_of_thread(const Cut& cut, const Shape& shape) {
-  const unsigned plane = blockIdx.x / cut.tiles;
-  const int64_t at = static_cast<int64_t>(blockIdx.x - plane * cut.tiles) * blockDim.x + threadIdx.x;
-  if (at >= shape.pixels()) return {plane, -1, 0};
-  const int64_t y = at / shape.width;
-  return {plane, static_cast<int>(y), static_cast<int>(at - y * shape.width)};
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kWideThreads)
-    backward_wide_first_kernel(Shape shape, Cut cut, StepData<T> data, StepFilters<T> filters,
-                               Acc<T>* __restrict__ t, Acc<T>* __restrict__ gt) {
-  using A = Acc<T>;
-  const Pixel pixel = pixel_of_thread(cut, shape);
-  if (pixel.y < 0) return;
-  const TapCount<0> taps{shape.taps};
-  const int64_t pixels = shape.pixels(), start = pixel.plane * pixels;
-  const PlaneFilters<T> plane = plane_filters(filters, shape, cut.first_plane + pixel.plane);
-  const auto offset = [&](int y, int x) { return static_cast<int64_t>(y) * shape.width + x; };
-  A sum = 0;
-  for (int j = 0; j < taps.count(); ++j) {
-    const int y = clamp_index(pixel.y + j - taps.half(), shape.height);
-    sum += widen(plane.v[j * pixels + offset(pixel.y, pixel.x)]) * data.read_input(start + offset(y, pixel.x));
-  }
-  t[start + offset(pixel.y, pixel.x)] = sum;
-  gt[start + offset(pixel.y, pixel.x)] = gather<A>(pixel.x, shape.width, taps, [&](int s, int j) {
-    return widen(plane.h[j * pixels + offset(pixel.y, s)]) * data.read_upstream(start + offset(pixel.y, s));
-  });
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kWideThreads)
-    backward_wide_second_kernel(Shape shape, Cut cut, StepData<T> data, StepFilters<T> filters,
-                                StepGradients<T> gradients, const Acc<T>* __restrict__ t,
-                                const Acc<T>* __restrict__ gt) {
-  using A = Acc<T>;
-  const Pixel pixel = pixel_of_thread(cut, shape);
-  if (pixel.y < 0) return;
-  const TapCount<0> taps{shape.taps};
-  const int64_t pixels = shape.pixels(), start = pixel.plane * pixels;
-  const int64_t plane_index = cut.first_plane + pixel.plane;
-  const PlaneFilters<T> plane = plane_filters(filters, shape, plane_index);
-  const PlaneGradients<T> into = plane_gradients(gradients, shape, plane_index);
-  const auto offset = [&](int y, int x) { return static_cast<int64_t>(y) * shape.width + x; };
-  const int64_t here = offset(pixel.y, pixel.x);
-  const A gu = data.read_upstream(start + here), gt_here = gt[start + here];
-  into.b[here] = narrow<T>(gu);
-  for (int j = 0; j < taps.count(); ++j) {
-    const int shift = j - taps.half();
-    const A row = gu * t[start + offset(pixel.y, clamp_index(pixel.x + shift, shape.width))];
-    const A column = gt_here * data.read_input(start + offset(clamp_index(pixel.y + shift, shape.height), pixel.x));
-    into.v[j * pixels + here] = narrow<T>(shape.isotropic ? column + row : column);
-    into.h[j * pixels + here] = narrow<T>(shape.isotropic ? A(0) : row);
-  }
-  data.write_downstream(start + here, gather<A>(pixel.y, shape.height, taps, [&](int s, int j) {
-    return widen(plane.v[j * pixels + offset(s, pixel.x)]) * gt[start + offset(s, pixel.x)];
-  }));
+      dynamic_shared<A>(), [&](int y, int x) { return here.read_input(at(y, x)); },
+      [&](int y, int x) { return here.read_upstream(at(y, x)); },
+      [&](int y, int x, A value) { here.write_downstream(at(y, x), value); });
 }
 
 // grad, x, y, grad_x: [planes, H, W]; steps: [N - 1, planes, H, W]; scratch: backward_scratch_planes() planes.
 // `filters` and `gradients` are those of step 0.
-template <int Taps, typename T>
-cudaError_t backward_with_taps(const Plan& plan, const Shape& shape, const T* grad, const T* x,
-                               const StepFilters<T>& filters, const T* y, const Acc<T>* steps, T* grad_x,
-                               const StepGradients<T>& gradients, Acc<T>* scratch, Acc<T> slope, bool act_last,
-                               cudaStream_t stream) {
+template <int Taps, int Rows, typename T>
+cudaError_t backward_as(const Plan& plan, const Shape& shape, const T* grad, const T* x, const StepFilters<T>& filters,
+                        const T* y, const Acc<T>* steps, T* grad_x, const StepGradients<T>& gradients, Acc<T>* scratch,
+                        Acc<T> slope, bool act_last, cudaStream_t stream) {
   using A = Acc<T>;
   const int64_t pixels = shape.pixels();
   const int64_t buffer = plan.planes_per_pass * pixels;
@@ -335,12 +246,15 @@ cudaError_t backward_with_taps(const Plan& plan, const Shape& shape, const T* gr
   // Behind the running gradient's buffers: t and gt of the wide path.
   A* t = scratch + (last < 2 ? last : 2) * buffer;
   A* gt = t + buffer;
+  bool begun = false;
+  // The first launch of all waits for everything before it.
+  const auto programmatic = [&] { return plan.programmatic && std::exchange(begun, true); };
   for (int64_t first = 0; first < shape.planes; first += plan.planes_per_pass) {
     const int64_t planes = std::min(plan.planes_per_pass, shape.planes - first);
     if (plan.path == Path::kPlane) {
       const cudaError_t error =
-          launch(backward_plane_kernel<Taps, T>, planes, plan.threads_x, plan.threads_y, plan.shared_bytes, stream,
-                 shape, first, grad, x, filters, y, steps, grad_x, gradients, slope, act_last);
+          launch(backward_plane_kernel<Taps, Rows, T>, planes, plan.threads_x, plan.threads_y, plan.shared_bytes,
+                 stream, false, shape, first, grad, x, filters, y, steps, grad_x, gradients, slope, act_last);
       if (error != cudaSuccess) return error;
       continue;
     }
@@ -371,14 +285,14 @@ cudaError_t backward_with_taps(const Plan& plan, const Shape& shape, const T* gr
       const StepGradients<T> into{gradients.weights + weights, gradients.bias + biases, gradients.batch_stride};
       cudaError_t error;
       if (plan.path == Path::kTiled) {
-        error = launch(backward_tile_kernel<Taps, T>, blocks, plan.threads_x, plan.threads_y, plan.shared_bytes,
-                       stream, shape, cut, data, now, into);
+        error = launch(backward_tile_kernel<Taps, Rows, T>, blocks, plan.threads_x, plan.threads_y, plan.shared_bytes,
+                       stream, programmatic(), shape, cut, data, now, into);
       } else {
-        error = launch(backward_wide_first_kernel<T>, blocks, plan.threads_x, 1, 0, stream, shape, cut, data, now,
-                       t, gt);
+        error = launch(backward_wide_first_kernel<T>, blocks, plan.threads_x, 1, 0, stream, programmatic(), shape, cut,
+                       data, now, t, gt);
         if (error == cudaSuccess) {
-          error = launch(backward_wide_second_kernel<T>, blocks, plan.threads_x, 1, 0, stream, shape, cut, data, now,
-                         into, static_cast<const A*>(t), static_cast<const A*>(gt));
+          error = launch(backward_wide_second_kernel<T>, blocks, plan.threads_x, 1, 0, stream, programmatic(), shape,
+                         cut, data, now, into, static_cast<const A*>(t), static_cast<const A*>(gt));
         }
       }
       if (error != cudaSuccess) return error;
@@ -391,7 +305,10 @@ template <typename T>
 cudaError_t backward(const Plan& plan, const Shape& shape, const T* grad, const T* x, const StepFilters<T>& filters,
                      const T* y, const Acc<T>* steps, T* grad_x, const StepGradients<T>& gradients, Acc<T>* scratch,
                      Acc<T> slope, bool act_last, cudaStream_t stream) {
-  const auto run = shape.taps == 3 ? backward_with_taps<3, T> : backward_with_taps<0, T>;
+  auto* run = has_fast_form(shape.taps, shape.pixels()) ? backward_as<3, kBackwardRowsAtOnce, T> : backward_as<0, 1, T>;
+  if constexpr (sizeof(T) < 8) {
+    if (plan.twice_the_rows) run = backward_as<3, 2 * kBackwardRowsAtOnce, T>;
+  }
   return run(plan, shape, grad, x, filters, y, steps, grad_x, gradients, scratch, slope, act_last, stream);
 }
 

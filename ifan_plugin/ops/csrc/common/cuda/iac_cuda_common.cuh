@@ -64,6 +64,67 @@ __device__ inline Acc<T> load_once(const T* at) {
   }
 }
 
+// Coefficients of `Columns` neighbours that a thread fetches at once. Two of a half type come by one load of 32 bits
+// and stay packed until they are used; `at` is aligned to that.
+template <typename T, int Columns>
+struct Fetched {
+  static_assert(Columns == 1);
+  Acc<T> value;
+  __device__ static Fetched zero() { return {Acc<T>(0)}; }
+  __device__ static Fetched load(const T* at) { return {load_once(at)}; }
+  __device__ Acc<T> operator[](int) const { return value; }
+};
+template <typename T>
+struct Fetched<T, 2> {
+  static_assert(sizeof(T) == 2);
+  unsigned bits;
+  __device__ static Fetched zero() { return {0}; }
+  __device__ static Fetched load(const T* at) { return {__ldcs(reinterpret_cast<const unsigned*>(at))}; }
+  __device__ float operator[](int column) const {
+    const auto half = static_cast<unsigned short>(column == 0 ? bits & 0xffff : bits >> 16);
+    if constexpr (std::is_same_v<T, __half>) {
+      return widen(__ushort_as_half(half));
+    } else {
+      return widen(__ushort_as_bfloat16(half));
+    }
+  }
+};
+
+// Two values by one access; where they lie apart, a warp's accesses to shared memory would meet in the same banks.
+template <typename A>
+struct alignas(2 * sizeof(A)) Pair {
+  A first, second;
+};
+
+// Columns of activations, `Columns` at once. Those in the accumulation type are aligned for it; x and y needn't be.
+template <typename In, typename A, int Columns>
+__device__ inline void load_columns(const In* at, A (&into)[Columns]) {
+  if constexpr (Columns == 2 && std::is_same_v<In, A>) {
+    const Pair<A> pair = *reinterpret_cast<const Pair<A>*>(at);
+    into[0] = pair.first;
+    into[1] = pair.second;
+  } else {
+#pragma unroll
+    for (int c = 0; c < Columns; ++c) into[c] = widen(at[c]);
+  }
+}
+
+template <typename Out, typename A, int Columns>
+__device__ inline void store_columns(Out* at, const A (&values)[Columns]) {
+  if constexpr (Columns == 2 && std::is_same_v<Out, A>) {
+    *reinterpret_cast<Pair<A>*>(at) = {values[0], values[1]};
+  } else {
+#pragma unroll
+    for (int c = 0; c < Columns; ++c) {
+      if constexpr (std::is_same_v<Out, A>) {
+        at[c] = values[c];
+      } else {
+        at[c] = narrow<Out>(values[c]);
+      }
+    }
+  }
+}
+
 // Filled with whatever was there: nothing may be read from it before it was written.
 template <typename A>
 __device__ inline A* dynamic_shared() {
@@ -74,6 +135,18 @@ __device__ inline A* dynamic_shared() {
 __device__ inline int clamp_index(int index, int size) { return index < 0 ? 0 : (index >= size ? size - 1 : index); }
 
 // ---------------------------------------------------------------- where things are
+
+// Offsets within a plane. The kernels for a known number of taps run on planes of up to kFastPixels only, so that 32
+// bits are enough: half of a step's instructions are addresses, and those of 64 bits take twice as many.
+template <int Taps>
+using Index = std::conditional_t<(Taps > 0), int, int64_t>;
+
+// In bytes, so that the compiler adds to an address instead of making another from the tensor's beginning.
+template <typename T>
+__device__ inline T* further(T* at, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(at) + bytes);
+}
 
 // Taps > 0: known to the compiler, which then unrolls; 0: `taps`, at run time.
 template <int Taps>
@@ -86,8 +159,8 @@ struct TapCount {
 // One step's filters. `iac` points into its filters tensor, `iac_step` has the biases in another one.
 template <typename T>
 struct StepFilters {
-  const T* weights;             // v of channel 0, batch item 0; h follows C * taps channels later
-  const T* bias;                // of channel 0, batch item 0
+  const T* weights;  // v of channel 0, batch item 0; h follows C * taps channels later
+  const T* bias;     // of channel 0, batch item 0
   int64_t weights_batch_stride;
   int64_t bias_batch_stride;
 };
@@ -98,6 +171,14 @@ struct PlaneFilters {
   const T* h;  // [taps, H, W]; v where isotropic
   const T* b;  // [H, W]
 };
+
+// Whether `pairs` can read them: two neighbours of an even row, whose offsets are even, in one aligned word.
+template <typename T>
+inline bool pairs_fit(const StepFilters<T>& filters) {
+  const auto aligned = [](const T* at) { return reinterpret_cast<uintptr_t>(at) % 4 == 0; };
+  return sizeof(T) == 2 && aligned(filters.weights) && aligned(filters.bias) && filters.weights_batch_stride % 2 == 0 &&
+         filters.bias_batch_stride % 2 == 0;
+}
 
 // The shape of a problem, the same for all its launches.
 struct Shape {
@@ -157,14 +238,30 @@ __device__ inline Place place_of_block(const Cut& cut, const Shape& shape) {
 
 // ---------------------------------------------------------------- launching
 
+// A programmatic launch begins once every block of the launch before it has begun, and fills what that one leaves idle
+// at its end. Before the wait it may touch nothing that an earlier launch of the same call writes, or reads if it
+// writes there itself. Waiting means that the launch before has ended, which has itself waited: all earlier ones have.
+// In launches of the ordinary kind, and before compute capability 9.0, both do nothing.
+__device__ inline void let_next_launch_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+__device__ inline void wait_for_previous_launch() {
+#if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
+  cudaGridDependencySynchronize();
+#endif
+}
+
 template <typename... Parameters, typename... Arguments>
 inline cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads_x, int threads_y,
-                          int64_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
+                          int64_t shared_bytes, cudaStream_t stream, bool programmatic, Arguments&&... arguments) {
   if (blocks < 1 || blocks > kMaximumBlocks) return cudaErrorInvalidConfiguration;
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchConfig_t config = {};
@@ -172,6 +269,11 @@ inline cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int thr
   config.blockDim = dim3(static_cast<unsigned>(threads_x), static_cast<unsigned>(threads_y), 1);
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = programmatic ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
@@ -187,6 +289,9 @@ inline cudaError_t plan_device(DeviceLimits& limits) {
   read(cudaDevAttrMaxSharedMemoryPerBlockOptin, limits.shared_bytes);
   read(cudaDevAttrMultiProcessorCount, limits.multiprocessors);
   read(cudaDevAttrL2CacheSize, limits.l2_bytes);
+  int64_t capability = 0;
+  read(cudaDevAttrComputeCapabilityMajor, capability);
+  limits.programmatic_launch = capability >= 9;
   return error;
 }
 

@@ -11,105 +11,140 @@
 
 namespace ifan {
 
-// One step on one tile. read(y, x): the step's input, in the whole plane; write(y, x, value): its output.
+// What a thread has fetched of a step before it needs it, for `Rows` rows of `Columns` neighbours. One element more: an
+// array can't be empty.
+template <int Taps, int Rows, int Columns, typename T>
+struct FirstRows {
+  Fetched<T, Columns> v[Rows * Taps + 1], h[Rows * Taps + 1], bias[Rows + 1];
+};
+
+// One step on one tile. read(y, x, into): the step's input, in the whole plane, at as many neighbours as `into` has;
+// write(y, x, values): its output. ready(): called before the first read.
 // t_tile: shared, [tile rows, tile columns and their halo].
-// Thread (tx, ty) has column left + tx and rows top + ty + i * by. It takes `Rows` of its rows at a time: all loads come before the first use of one, and under conditions without
-// branches, so that enough of them are under way at any time; for its first rows, what doesn't wait for t is fetched
-// before the barrier too. The caller puts a barrier between two calls.
-template <int Taps, int Rows, typename T, typename Read, typename Write>
-__device__ inline void forward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters,
-                                    Acc<T> slope, bool act, Acc<T>* t_tile, Read read, Write write) {
+// Thread (tx, ty) has columns left + tx * Columns and rows top + ty + i * by. It takes `Rows` of its rows at a time:
+// all loads come before the first use of one, and under conditions without branches, so that enough of them are under
+// way at any time; for its first rows, what doesn't wait for t is fetched before the barrier too. With `Ahead` they
+// come from the step before (where `fetched`), and those of `next`, unless null, are fetched for the step after. The
+// caller puts a barrier between two calls.
+template <int Taps, int Rows, int Columns, bool Ahead, typename T, typename Read, typename Write, typename Ready>
+__device__ inline void forward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters, Acc<T> slope,
+                                    bool act, Acc<T>* t_tile, FirstRows<Taps, Rows, Columns, T>& first, bool fetched,
+                                    const PlaneFilters<T>* next, Read read, Write write, Ready ready) {
   using A = Acc<T>;
+  using One = Fetched<T, Columns>;
   static_assert((Rows == 0) == (Taps == 0), "several rows at once need arrays whose size the compiler knows");
+  static_assert(Rows > 0 || Columns == 1);
   const TapCount<Taps> taps{shape.taps};
   const int height = shape.height, width = shape.width;
   const int64_t pixels = shape.pixels();
-  const int before = tile.left < taps.half() ? tile.left : taps.half();
-  const int after = width - tile.right < taps.half() ? width - tile.right : taps.half();
+  const int64_t plane_bytes = pixels * static_cast<int64_t>(sizeof(T));
+  const int halo = (taps.half() + Columns - 1) / Columns * Columns;  // whole pairs, so that rows of t are aligned
+  const int before = tile.left < halo ? tile.left : halo;
+  const int after = width - tile.right < halo ? width - tile.right : halo;
   const int pitch = before + (tile.right - tile.left) + after;
   const int first_column = tile.left - before;
-  const int x = tile.left + static_cast<int>(threadIdx.x);
+  const int x = tile.left + static_cast<int>(threadIdx.x) * Columns;
   const int first_row = tile.top + static_cast<int>(threadIdx.y);
   const int stride = static_cast<int>(blockDim.y);
-  const bool has_column = x < tile.right;
-  const int own_rows = has_column ? (tile.bottom - first_row + stride - 1) / stride : 0;  // may be negative
-  const auto offset = [&](int row, int column) { return static_cast<int64_t>(row) * width + column; };
+  const int bottom = x < tile.right ? tile.bottom : tile.top;  // no rows for a thread without a column
+  const auto offset = [&](int row, int column) { return static_cast<Index<Taps>>(row) * width + column; };
   const auto shared_at = [&](int row, int column) { return (row - tile.top) * pitch + (column - first_column); };
   const auto vertical = [&](int row, int column) {
     const T* v = filters.v + offset(row, column);
     A sum = 0;
 #pragma unroll
     for (int j = 0; j < taps.count(); ++j) {
-      sum += load_once(v + j * pixels) * read(clamp_index(row + j - taps.half(), height), column);
+      A e[1];
+      read(clamp_index(row + j - taps.half(), height), column, e);
+      sum += load_once(v + j * pixels) * e[0];
     }
     return sum;
   };
   const auto activate = [&](A value) { return act && !(value > A(0)) ? value * slope : value; };
 
-  // Arrays of `Rows` rows, beginning with this thread's row `base`. One element more: an array can't be empty.
-  using Weights = A[Rows * Taps + 1];
-  using Values = A[Rows + 1];
-  const auto fetch = [&](int base, const T* from, bool wanted, Weights& into) {
+  // Of `Rows` rows, beginning with row `top`.
+  const auto fetch = [&](int top, const T* from, bool wanted, One* into) {
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
-      const T* at = from + offset(first_row + (base + i) * stride, x);
-      const bool load = wanted && base + i < own_rows;
-#pragma unroll
-      for (int j = 0; j < Taps; ++j) into[i * Taps + j] = load ? load_once(at + j * pixels) : A(0);
-    }
-  };
-  const auto fetch_bias = [&](int base, Values& into) {
-#pragma unroll
-    for (int i = 0; i < Rows; ++i) {
-      const T* at = filters.b + offset(first_row + (base + i) * stride, x);
-      into[i] = base + i < own_rows ? load_once(at) : A(0);
-    }
-  };
-  const auto down = [&](int base, const Weights& v, const Weights& h) {
-    Values t;
-#pragma unroll
-    for (int i = 0; i < Rows; ++i) {
-      const int y = first_row + (base + i) * stride;
-      t[i] = 0;
+      const int y = top + i * stride;
+      const T* at = from + offset(y, x);
 #pragma unroll
       for (int j = 0; j < Taps; ++j) {
-        const A e = base + i < own_rows ? read(clamp_index(y + j - taps.half(), height), x) : A(0);
-        t[i] += (shape.isotropic ? h[i * Taps + j] : v[i * Taps + j]) * e;
+        into[i * Taps + j] = wanted && y < bottom ? One::load(at) : One::zero();
+        at = further(at, plane_bytes);
+      }
+    }
+  };
+  const auto fetch_bias = [&](int top, const T* from, One* into) {
+#pragma unroll
+    for (int i = 0; i < Rows; ++i) {
+      const int y = top + i * stride;
+      into[i] = y < bottom ? One::load(from + offset(y, x)) : One::zero();
+    }
+  };
+  const auto fetch_first = [&](const PlaneFilters<T>& from) {
+    fetch(first_row, from.h, true, first.h);
+    fetch_bias(first_row, from.b, first.bias);
+    fetch(first_row, from.v, !shape.isotropic, first.v);  // isotropic: h is v, and here already
+  };
+  const auto down = [&](int top, const One* v, const One* h) {
+    A t[Rows + 1][Columns];
+#pragma unroll
+    for (int i = 0; i < Rows; ++i) {
+      const int y = top + i * stride;
+#pragma unroll
+      for (int c = 0; c < Columns; ++c) t[i][c] = 0;
+#pragma unroll
+      for (int j = 0; j < Taps; ++j) {
+        A e[Columns] = {};
+        if (y < bottom) read(clamp_index(y + j - taps.half(), height), x, e);
+        const One weight = shape.isotropic ? h[i * Taps + j] : v[i * Taps + j];
+#pragma unroll
+        for (int c = 0; c < Columns; ++c) t[i][c] += weight[c] * e[c];
       }
     }
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
-      if (base + i < own_rows) t_tile[shared_at(first_row + (base + i) * stride, x)] = t[i];
+      const int y = top + i * stride;
+      if (y < bottom) store_columns(t_tile + shared_at(y, x), t[i]);
     }
   };
-  const auto across = [&](int base, const Weights& h, const Values& bias) {
+  const auto across = [&](int top, const One* h, const One* bias) {
+    constexpr int kHalf = Taps / 2;
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
-      const int y = first_row + (base + i) * stride;
-      if (base + i >= own_rows) continue;
-      A sum = 0;
+      const int y = top + i * stride;
+      if (y >= bottom) continue;
+      A own[Columns], around[Columns + Taps], result[Columns];
+      load_columns(t_tile + shared_at(y, x), own);
 #pragma unroll
-      for (int j = 0; j < Taps; ++j) {
-        sum += h[i * Taps + j] * t_tile[shared_at(y, clamp_index(x + j - taps.half(), width))];
+      for (int m = 0; m < Columns + Taps - 1; ++m) {
+        const int c = m - kHalf;
+        around[m] = c >= 0 && c < Columns ? own[c] : t_tile[shared_at(y, clamp_index(x + c, width))];
       }
-      write(y, x, activate(sum + bias[i]));
+#pragma unroll
+      for (int c = 0; c < Columns; ++c) {
+        A sum = 0;
+#pragma unroll
+        for (int j = 0; j < Taps; ++j) sum += h[i * Taps + j][c] * around[c + j];
+        result[c] = activate(sum + bias[i][c]);
+      }
+      write(y, x, result);
     }
   };
 
-  Weights v, first_h, h;
-  Values first_bias, bias;
   if constexpr (Rows > 0) {
-    fetch(0, filters.h, true, first_h);
-    fetch_bias(0, first_bias);
-    fetch(0, filters.v, !shape.isotropic, v);  // isotropic: h is v, and here already
-    down(0, v, first_h);
-    for (int base = Rows; base < own_rows; base += Rows) {
-      fetch(base, filters.v, true, v);
-      down(base, v, v);
+    if (!Ahead || !fetched) fetch_first(filters);
+    ready();
+    down(first_row, first.v, first.h);
+    for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
+      One v[Rows * Taps];
+      fetch(y, filters.v, true, v);
+      down(y, v, v);
     }
   } else {
-    for (int i = 0; i < own_rows; ++i) {
-      const int y = first_row + i * stride;
+    ready();
+    for (int y = first_row; y < bottom; y += stride) {
       t_tile[shared_at(y, x)] = vertical(y, x);
     }
   }
@@ -120,33 +155,34 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
   __syncthreads();
 
   if constexpr (Rows > 0) {
-    across(0, first_h, first_bias);
-    for (int base = Rows; base < own_rows; base += Rows) {
-      fetch(base, filters.h, true, h);
-      fetch_bias(base, bias);
-      across(base, h, bias);
+    across(first_row, first.h, first.bias);
+    if (Ahead && next != nullptr) fetch_first(*next);
+    for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
+      One h[Rows * Taps], bias[Rows];
+      fetch(y, filters.h, true, h);
+      fetch_bias(y, filters.b, bias);
+      across(y, h, bias);
     }
   } else {
-    for (int i = 0; i < own_rows; ++i) {
-      const int y = first_row + i * stride;
+    for (int y = first_row; y < bottom; y += stride) {
       const T* weights = filters.h + offset(y, x);
       A sum = 0;
       for (int j = 0; j < taps.count(); ++j) {
         sum += load_once(weights + j * pixels) * t_tile[shared_at(y, clamp_index(x + j - taps.half(), width))];
       }
-      write(y, x, activate(sum + load_once(filters.b + offset(y, x))));
+      const A result[1] = {activate(sum + load_once(filters.b + offset(y, x)))};
+      write(y, x, result);
     }
   }
 }
 
 // All steps of one plane a block. Shared: e [H, W], t [H, W].
 // steps: [N - 1, planes, H, W], or null where they aren't wanted.
-template <int Taps, typename T>
-__global__ void __launch_bounds__(kPlaneThreads)
+template <int Taps, int Rows, int Columns, bool Ahead, typename T>
+__global__ void __launch_bounds__(Rows > kRowsAtOnce ? kPlaneThreads / 2 : kPlaneThreads, 1)
     forward_plane_kernel(Shape shape, int64_t first_plane, const T* __restrict__ x, StepFilters<T> filters,
                          T* __restrict__ y, Acc<T>* __restrict__ steps, Acc<T> slope, bool act_last) {
   using A = Acc<T>;
-  constexpr int kRows = Taps == 0 ? 0 : (sizeof(T) == 8 ? 1 : kRowsAtOnce);  // what the registers hold
   const int64_t pixels = shape.pixels();
   const int64_t plane = first_plane + blockIdx.x;
   const int width = shape.width;
@@ -162,21 +198,25 @@ __global__ void __launch_bounds__(kPlaneThreads)
   }
   __syncthreads();
 
+  FirstRows<Taps, Rows, Columns, T> first;
   for (int step = 0; step < shape.num_steps; ++step) {
     const bool last = step == shape.num_steps - 1;
     A* saved = steps == nullptr || last ? nullptr : steps + (step * shape.planes + plane) * pixels;
     T* result = y + plane * pixels;
-    const auto read = [&](int row, int column) { return e[row * width + column]; };
-    const auto write = [&](int row, int column, A value) {
+    const auto read = [&](int row, int column, auto& into) { load_columns(e + row * width + column, into); };
+    const auto write = [&](int row, int column, const auto& values) {
+      const int at = row * width + column;
       if (last) {
-        result[row * width + column] = narrow<T>(value);
+        store_columns(result + at, values);
       } else {
-        e[row * width + column] = value;  // t has all that anybody still needs of the old one
-        if (saved != nullptr) saved[row * width + column] = value;
+        store_columns(e + at, values);  // t has all that anybody still needs of the old one
+        if (saved != nullptr) store_columns(saved + at, values);
       }
     };
-    forward_tile<Taps, kRows>(tile, shape, plane_filters(filters, shape, plane), slope, !last || act_last, t, read,
-                              write);
+    const PlaneFilters<T> now = plane_filters(filters, shape, plane);
+    const PlaneFilters<T> next{now.v + shape.step_weights(), now.h + shape.step_weights(), now.b + shape.step_biases()};
+    forward_tile<Taps, Rows, Columns, Ahead, T>(tile, shape, now, slope, !last || act_last, t, first, step > 0,
+                                                last ? nullptr : &next, read, write, [] {});
     __syncthreads();
     filters.weights += shape.step_weights();
     filters.bias += shape.step_biases();
@@ -184,50 +224,62 @@ __global__ void __launch_bounds__(kPlaneThreads)
 }
 
 // One step of many planes, a tile a block. In is T for a first step, Out is T for a last one, Acc<T> otherwise.
-// `in` and `out` begin at the launch's first plane.
-template <int Taps, typename T, typename In, typename Out>
+// `in` and `out` begin at the launch's first plane. `in` isn't __restrict__: what is read as if nobody wrote it might
+// be read before the wait for the launch that does.
+template <int Taps, int Rows, int Columns, typename T, typename In, typename Out>
 __global__ void __launch_bounds__(kTiledThreads)
-    forward_tile_kernel(Shape shape, Cut cut, const In* __restrict__ in, StepFilters<T> filters,
-                        Out* __restrict__ out, Acc<T> slope, bool act) {
-  using A = Acc<T>;
+    forward_tile_kernel(Shape shape, Cut cut, const In* in, StepFilters<T> filters, Out* __restrict__ out, Acc<T> slope,
+                        bool act) {
+  let_next_launch_begin();
   const Place place = place_of_block(cut, shape);
   const int64_t start = (place.plane - cut.first_plane) * shape.pixels();
   const int width = shape.width;
   const In* from = in + start;
   Out* to = out + start;
-  const auto read = [&](int row, int column) { return widen(from[static_cast<int64_t>(row) * width + column]); };
-  const auto write = [&](int row, int column, A value) {
-    if constexpr (std::is_same_v<Out, A>) {
-      to[static_cast<int64_t>(row) * width + column] = value;
-    } else {
-      to[static_cast<int64_t>(row) * width + column] = narrow<Out>(value);
-    }
+  const auto read = [&](int row, int column, auto& into) {
+    load_columns(from + static_cast<Index<Taps>>(row) * width + column, into);
   };
-  forward_tile<Taps, (Taps > 0 ? kRowsAtOnce : 0)>(place.tile, shape, plane_filters(filters, shape, place.plane),
-                                                   slope, act, dynamic_shared<A>(), read, write);
+  const auto write = [&](int row, int column, const auto& values) {
+    store_columns(to + static_cast<Index<Taps>>(row) * width + column, values);
+  };
+  FirstRows<Taps, Rows, Columns, T> first;
+  // The filters don't come from the launch before: they are under way while it ends.
+  forward_tile<Taps, Rows, Columns, false, T>(place.tile, shape, plane_filters(filters, shape, place.plane), slope, act,
+                                              dynamic_shared<Acc<T>>(), first, false, nullptr, read, write,
+                                              [] { wait_for_previous_launch(); });
 }
 
 // x, y: [planes, H, W]. steps: [N - 1, planes, H, W] or null. scratch: forward_scratch_planes() planes.
-template <int Taps, typename T>
-cudaError_t forward_with_taps(const Plan& plan, const Shape& shape, const T* x, const StepFilters<T>& filters, T* y,
-                              Acc<T>* steps, Acc<T>* scratch, Acc<T> slope, bool act_last, cudaStream_t stream) {
+template <int Taps, int Rows, int Columns, typename T>
+cudaError_t forward_as(const Plan& plan, const Shape& shape, const T* x, const StepFilters<T>& filters, T* y,
+                       Acc<T>* steps, Acc<T>* scratch, Acc<T> slope, bool act_last, cudaStream_t stream) {
   using A = Acc<T>;
+  // What the registers hold; plan_forward() gives float64 and other numbers of taps no other form.
+  constexpr int kPlaneRowsAtOnce = sizeof(T) == 8 && Rows > 0 ? 1 : Rows;
+  constexpr bool kFormed = Taps > 0 && sizeof(T) != 8;
   const int64_t pixels = shape.pixels();
+  bool begun = false;
   for (int64_t first = 0; first < shape.planes; first += plan.planes_per_pass) {
     const int64_t planes = std::min(plan.planes_per_pass, shape.planes - first);
     if (plan.path == Path::kPlane) {
-      const cudaError_t error =
-          launch(forward_plane_kernel<Taps, T>, planes, plan.threads_x, plan.threads_y, plan.shared_bytes, stream,
-                 shape, first, x, filters, y, steps, slope, act_last);
+      auto* kernel = forward_plane_kernel<Taps, kPlaneRowsAtOnce, Columns, false, T>;
+      if constexpr (kFormed) {
+        if (plan.ahead) kernel = forward_plane_kernel<Taps, kPlaneRowsAtOnce, Columns, true, T>;
+      }
+      const cudaError_t error = launch(kernel, planes, plan.threads_x, plan.threads_y, plan.shared_bytes, stream, false,
+                                       shape, first, x, filters, y, steps, slope, act_last);
       if (error != cudaSuccess) return error;
       continue;
     }
     const auto step = [&](auto* in, const StepFilters<T>& step_filters, auto* out, bool act) {
       using In = std::remove_const_t<std::remove_pointer_t<decltype(in)>>;
       using Out = std::remove_pointer_t<decltype(out)>;
-      return launch(forward_tile_kernel<Taps, T, In, Out>, planes * plan.tiles, plan.threads_x, plan.threads_y,
-                    plan.shared_bytes, stream, shape, cut_of(plan, first), static_cast<const In*>(in), step_filters,
-                    out, slope, act);
+      // The first launch of all waits for everything before it, the filters among it.
+      const bool programmatic = plan.programmatic && begun;
+      begun = true;
+      return launch(forward_tile_kernel<Taps, Rows, Columns, T, In, Out>, planes * plan.tiles, plan.threads_x,
+                    plan.threads_y, plan.shared_bytes, stream, programmatic, shape, cut_of(plan, first),
+                    static_cast<const In*>(in), step_filters, out, slope, act);
     };
     // The output of step i, which isn't the last: the saved steps, or one of two buffers.
     const auto between = [&](int i) -> A* {
@@ -257,7 +309,15 @@ cudaError_t forward_with_taps(const Plan& plan, const Shape& shape, const T* x, 
 template <typename T>
 cudaError_t forward(const Plan& plan, const Shape& shape, const T* x, const StepFilters<T>& filters, T* y,
                     Acc<T>* steps, Acc<T>* scratch, Acc<T> slope, bool act_last, cudaStream_t stream) {
-  const auto run = shape.taps == 3 ? forward_with_taps<3, T> : forward_with_taps<0, T>;
+  auto* run = has_fast_form(shape.taps, shape.pixels()) ? forward_as<3, kRowsAtOnce, 1, T> : forward_as<0, 0, 1, T>;
+  if constexpr (sizeof(T) < 8) {
+    if (plan.twice_the_rows) run = forward_as<3, 2 * kRowsAtOnce, 1, T>;
+  }
+  if constexpr (sizeof(T) == 2) {
+    if (plan.columns_at_once == 2) {
+      run = plan.twice_the_rows ? forward_as<3, 2 * kRowsAtOnce, 2, T> : forward_as<3, kRowsAtOnce, 2, T>;
+    }
+  }
   return run(plan, shape, x, filters, y, steps, scratch, slope, act_last, stream);
 }
 

@@ -53,11 +53,14 @@ std::tuple<Tensor, Tensor> iac(const Tensor& x, const Tensor& filters, int64_t n
   with_type(x, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     cpu::ForwardArguments<T> arguments{shape_of(sizes, num_steps, taps, negative_slope, act_last, isotropic),
-                                       in<T>(x), in<T>(filters), filters.stride(0), out<T>(y), nullptr,
+                                       in<T>(x),
+                                       in<T>(filters),
+                                       filters.stride(0),
+                                       out<T>(y),
+                                       nullptr,
                                        sizes.batch * sizes.channels};
     if (steps.numel() > 0) arguments.steps = out<cpu::Accumulator<T>>(steps);
-    parallel_for(0, arguments.planes, 1,
-                 [&](int64_t begin, int64_t end) { cpu::forward<T>(arguments, begin, end); });
+    parallel_for(0, arguments.planes, 1, [&](int64_t begin, int64_t end) { cpu::forward<T>(arguments, begin, end); });
   });
   return {std::move(y), std::move(steps)};
 }
@@ -73,12 +76,18 @@ std::tuple<Tensor, Tensor> iac_backward(const Tensor& grad, const Tensor& x, con
   with_type(x, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const bool large = grad_filters.numel() * static_cast<int64_t>(sizeof(T)) >= cpu::kLarge;
-    const cpu::BackwardArguments<T> arguments{
-        shape_of(sizes, num_steps, taps, negative_slope, act_last, isotropic),
-        in<T>(grad), in<T>(x), in<T>(filters), filters.stride(0), in<T>(y), in<cpu::Accumulator<T>>(steps),
-        out<T>(grad_x), out<T>(grad_filters), sizes.batch * sizes.channels, large};
-    parallel_for(0, arguments.planes, 1,
-                 [&](int64_t begin, int64_t end) { cpu::backward<T>(arguments, begin, end); });
+    const cpu::BackwardArguments<T> arguments{shape_of(sizes, num_steps, taps, negative_slope, act_last, isotropic),
+                                              in<T>(grad),
+                                              in<T>(x),
+                                              in<T>(filters),
+                                              filters.stride(0),
+                                              in<T>(y),
+                                              in<cpu::Accumulator<T>>(steps),
+                                              out<T>(grad_x),
+                                              out<T>(grad_filters),
+                                              sizes.batch * sizes.channels,
+                                              large};
+    parallel_for(0, arguments.planes, 1, [&](int64_t begin, int64_t end) { cpu::backward<T>(arguments, begin, end); });
   });
   return {std::move(grad_x), std::move(grad_filters)};
 }
@@ -92,8 +101,12 @@ Tensor iac_step(const Tensor& x, const Tensor& step_filters, const Tensor& bias,
   with_type(x, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const cpu::StepArguments<T> arguments{shape_of(sizes, 1, taps, negative_slope, act, isotropic),
-                                          in<T>(x), in<T>(step_filters), in<T>(bias), step_filters.stride(0),
-                                          bias.stride(0), out<T>(y)};
+                                          in<T>(x),
+                                          in<T>(step_filters),
+                                          in<T>(bias),
+                                          step_filters.stride(0),
+                                          bias.stride(0),
+                                          out<T>(y)};
     parallel_for(0, sizes.batch * sizes.channels, 1,
                  [&](int64_t begin, int64_t end) { cpu::single_step<T>(arguments, begin, end); });
   });

@@ -4,9 +4,11 @@
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <tuple>
@@ -27,16 +29,11 @@ Tensor empty_like_x(const Tensor& x, const std::vector<int64_t>& sizes, ScalarTy
 template <typename Function>
 void with_type_of(const Tensor& x, Function function) {
   switch (x.scalar_type()) {
-    case ScalarType::Double:
-      return function(double{});
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Half:
-      return function(__half{});
-    case ScalarType::BFloat16:
-      return function(__nv_bfloat16{});
-    default:
-      STD_TORCH_CHECK(false, "iac: x must be float64, float32, float16 or bfloat16");
+    case ScalarType::Double: return function(double{});
+    case ScalarType::Float: return function(float{});
+    case ScalarType::Half: return function(__half{});
+    case ScalarType::BFloat16: return function(__nv_bfloat16{});
+    default: STD_TORCH_CHECK(false, "iac: x must be float64, float32, float16 or bfloat16");
   }
 }
 
@@ -53,7 +50,9 @@ T* mutable_data_of(const Tensor& tensor) {
 // PyTorch's current stream of the current device.
 cudaStream_t current_stream(const Tensor& x) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+  // Torch's own macro for that has had several names since 2.10.
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream) == AOTI_TORCH_SUCCESS,
+                  "iac: PyTorch doesn't tell its current CUDA stream");
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -63,13 +62,29 @@ ifan::DeviceLimits current_limits() {
   return limits;
 }
 
+// Read at each call, so that a benchmark can compare them in one process.
+ifan::Variants current_variants() {
+  ifan::Variants variants;
+  const char* text = std::getenv("IFAN_IAC_VARIANTS");
+  STD_TORCH_CHECK(ifan::read_variants(text, variants),
+                  "iac: IFAN_IAC_VARIANTS must be a list of pairs, ahead, rows, "
+                  "programmatic and small_blocks with commas between, got ",
+                  text);
+  return variants;
+}
+
 ifan::Shape shape_of(const IacSizes& sizes, int64_t num_steps, int64_t taps, bool isotropic) {
   // The kernels count rows, columns, taps and steps in 32 bits, and add the taps to rows and columns.
   constexpr int64_t most = std::numeric_limits<int>::max() / 2;
   STD_TORCH_CHECK(sizes.height < most && sizes.width < most && num_steps < most && taps < most,
                   "iac: height, width, num_steps and taps must be below ", most, " on CUDA");
-  return {sizes.batch * sizes.channels,    sizes.channels,         static_cast<int>(sizes.height),
-          static_cast<int>(sizes.width),   static_cast<int>(num_steps), static_cast<int>(taps), isotropic};
+  return {sizes.batch * sizes.channels,
+          sizes.channels,
+          static_cast<int>(sizes.height),
+          static_cast<int>(sizes.width),
+          static_cast<int>(num_steps),
+          static_cast<int>(taps),
+          isotropic};
 }
 
 // [planes, H, W] in the accumulation type; at least one element, so that the pointer is one.
@@ -95,16 +110,16 @@ std::tuple<Tensor, Tensor> iac_cuda(const Tensor& x, const Tensor& filters, int6
   if (sizes.empty()) return {y, steps};
 
   const ifan::Shape shape = shape_of(sizes, num_steps, taps, isotropic);
-  const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, num_steps, taps,
-                                             accumulator_bytes(x), current_limits());
-  const Tensor scratch = scratch_for(x, ifan::forward_scratch_planes(plan, num_steps, save_steps), shape);
   with_type_of(x, [&](auto value) {
     using T = decltype(value);
     using A = ifan::Acc<T>;
-    STD_CUDA_CHECK(ifan::forward<T>(plan, shape, data_of<T>(x), filters_of_first_step<T>(filters, shape),
-                                    mutable_data_of<T>(y), save_steps ? mutable_data_of<A>(steps) : nullptr,
-                                    mutable_data_of<A>(scratch), static_cast<A>(negative_slope), act_last,
-                                    current_stream(x)));
+    const ifan::StepFilters<T> first = filters_of_first_step<T>(filters, shape);
+    const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, num_steps, taps, sizeof(A),
+                                               current_limits(), current_variants(), ifan::pairs_fit(first));
+    const Tensor scratch = scratch_for(x, ifan::forward_scratch_planes(plan, num_steps, save_steps), shape);
+    STD_CUDA_CHECK(ifan::forward<T>(plan, shape, data_of<T>(x), first, mutable_data_of<T>(y),
+                                    save_steps ? mutable_data_of<A>(steps) : nullptr, mutable_data_of<A>(scratch),
+                                    static_cast<A>(negative_slope), act_last, current_stream(x)));
   });
   return {y, steps};
 }
@@ -121,7 +136,7 @@ std::tuple<Tensor, Tensor> iac_backward_cuda(const Tensor& grad, const Tensor& x
 
   const ifan::Shape shape = shape_of(sizes, num_steps, taps, isotropic);
   const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, num_steps, taps,
-                                              accumulator_bytes(x), current_limits());
+                                              accumulator_bytes(x), current_limits(), current_variants());
   const Tensor scratch = scratch_for(x, ifan::backward_scratch_planes(plan, num_steps), shape);
   with_type_of(x, [&](auto value) {
     using T = decltype(value);
@@ -145,13 +160,13 @@ Tensor iac_step_cuda(const Tensor& x, const Tensor& step_filters, const Tensor& 
   if (sizes.empty()) return y;
 
   const ifan::Shape shape = shape_of(sizes, 1, taps, isotropic);
-  const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, 1, taps, accumulator_bytes(x),
-                                             current_limits());
   with_type_of(x, [&](auto value) {
     using T = decltype(value);
     using A = ifan::Acc<T>;
     const ifan::StepFilters<T> filters{data_of<T>(step_filters), data_of<T>(bias), step_filters.stride(0),
                                        bias.stride(0)};
+    const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, 1, taps, sizeof(A),
+                                               current_limits(), current_variants(), ifan::pairs_fit(filters));
     STD_CUDA_CHECK(ifan::forward<T>(plan, shape, data_of<T>(x), filters, mutable_data_of<T>(y), nullptr, nullptr,
                                     static_cast<A>(negative_slope), act, current_stream(x)));
   });

@@ -1,0 +1,1 @@
+"""LMDBs of pictures: reading, planning, creating, checking."""

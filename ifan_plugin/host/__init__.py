@@ -1,0 +1,1 @@
+"""BasicSR: the only place that mends it, its registries, its training states."""

@@ -1,1 +1,0 @@
-"""What :mod:`ifan_plugin.inference.photos` reads and writes, a module a kind of file."""

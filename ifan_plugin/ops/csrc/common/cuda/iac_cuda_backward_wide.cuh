@@ -1,0 +1,163 @@
+// IAC on CUDA, backward: what all of its kernels share, and the wide path, which has no limit to its taps.
+//
+// The equations: iac_cuda_backward.cuh. Words and conventions: iac_cuda_common.cuh.
+#pragma once
+
+#include "iac_cuda_common.cuh"
+
+namespace ifan {
+
+template <typename T>
+struct PlaneGradients {
+  T* v;  // [taps, H, W]
+  T* h;  // [taps, H, W]
+  T* b;  // [H, W]
+};
+
+// One step's part of grad_filters, which is contiguous; for batch item 0 and channel 0.
+template <typename T>
+struct StepGradients {
+  T* weights;
+  T* bias;
+  int64_t batch_stride;
+};
+
+template <typename T>
+__device__ inline PlaneGradients<T> plane_gradients(const StepGradients<T>& step, const Shape& shape, int64_t plane) {
+  const int64_t item = plane / shape.channels;
+  const int64_t channel = plane - item * shape.channels;
+  const int64_t pixels = shape.pixels();
+  T* v = step.weights + item * step.batch_stride + channel * shape.taps * pixels;
+  return {v, v + shape.channels * shape.taps * pixels, step.bias + item * step.batch_stride + channel * pixels};
+}
+
+// The transpose of a replicated filter along one axis, at position `at`: the sum of product(s, j) over all (s, j)
+// with clamp(s + j - p, 0, size - 1) = at. The first and last position also get what was read past the edge.
+template <typename A, int Taps, typename Product>
+__device__ inline A gather(int at, int size, const TapCount<Taps>& taps, Product product) {
+  const int k = taps.count(), p = taps.half();
+  A sum = 0;
+#pragma unroll
+  for (int j = 0; j < k; ++j) {
+    const int s = at + p - j;
+    if (s >= 0 && s < size) sum += product(s, j);
+  }
+  if (at == 0) {
+    for (int s = 0; s < p && s < size; ++s) {
+      for (int j = 0; j < p - s; ++j) sum += product(s, j);
+    }
+  }
+  if (at == size - 1) {
+    for (int s = size > p ? size - p : 0; s < size; ++s) {
+      for (int j = size - s + p; j < k; ++j) sum += product(s, j);
+    }
+  }
+  return sum;
+}
+
+// What one step's kernels read and write; all point at the launch's first plane. Each of the three pairs has one null
+// pointer: what lies between two steps is in the accumulation type, the ends are in T.
+template <typename T>
+struct StepData {
+  const T* input_x;
+  const Acc<T>* input;
+  const T* output_y;
+  const Acc<T>* output;
+  const T* upstream_y;
+  const Acc<T>* upstream;
+  T* downstream_x;
+  Acc<T>* downstream;
+  bool act;
+  Acc<T> slope;
+
+  // The same from one plane on.
+  __device__ StepData further(int64_t by) const {
+    const auto on = [by](auto* at) { return at == nullptr ? at : at + by; };
+    return {on(input_x),  on(input),        on(output_y),   on(output), on(upstream_y),
+            on(upstream), on(downstream_x), on(downstream), act,        slope};
+  }
+
+  __device__ Acc<T> read_input(int64_t at) const { return input == nullptr ? widen(input_x[at]) : input[at]; }
+  __device__ Acc<T> read_upstream(int64_t at) const {
+    const Acc<T> g = upstream == nullptr ? widen(upstream_y[at]) : upstream[at];
+    const bool positive = !act || (output == nullptr ? widen(output_y[at]) : output[at]) > Acc<T>(0);
+    return positive ? g : g * slope;
+  }
+  __device__ void write_downstream(int64_t at, Acc<T> value) const {
+    if (downstream == nullptr) {
+      downstream_x[at] = narrow<T>(value);
+    } else {
+      downstream[at] = value;
+    }
+  }
+};
+
+// The wide path, one thread a pixel, any number of taps: first t and gt into scratch, then everything else.
+struct Pixel {
+  int64_t plane;  // of the launch
+  int y, x;       // y = -1: past the end
+};
+
+__device__ inline Pixel pixel_of_thread(const Cut& cut, const Shape& shape) {
+  const unsigned plane = blockIdx.x / cut.tiles;
+  const int64_t at = static_cast<int64_t>(blockIdx.x - plane * cut.tiles) * blockDim.x + threadIdx.x;
+  if (at >= shape.pixels()) return {plane, -1, 0};
+  const int64_t y = at / shape.width;
+  return {plane, static_cast<int>(y), static_cast<int>(at - y * shape.width)};
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kWideThreads)
+    backward_wide_first_kernel(Shape shape, Cut cut, StepData<T> data, StepFilters<T> filters, Acc<T>* __restrict__ t,
+                               Acc<T>* __restrict__ gt) {
+  using A = Acc<T>;
+  let_next_launch_begin();
+  wait_for_previous_launch();
+  const Pixel pixel = pixel_of_thread(cut, shape);
+  if (pixel.y < 0) return;
+  const TapCount<0> taps{shape.taps};
+  const int64_t pixels = shape.pixels(), start = pixel.plane * pixels;
+  const PlaneFilters<T> plane = plane_filters(filters, shape, cut.first_plane + pixel.plane);
+  const auto offset = [&](int y, int x) { return static_cast<int64_t>(y) * shape.width + x; };
+  A sum = 0;
+  for (int j = 0; j < taps.count(); ++j) {
+    const int y = clamp_index(pixel.y + j - taps.half(), shape.height);
+    sum += widen(plane.v[j * pixels + offset(pixel.y, pixel.x)]) * data.read_input(start + offset(y, pixel.x));
+  }
+  t[start + offset(pixel.y, pixel.x)] = sum;
+  gt[start + offset(pixel.y, pixel.x)] = gather<A>(pixel.x, shape.width, taps, [&](int s, int j) {
+    return widen(plane.h[j * pixels + offset(pixel.y, s)]) * data.read_upstream(start + offset(pixel.y, s));
+  });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kWideThreads)
+    backward_wide_second_kernel(Shape shape, Cut cut, StepData<T> data, StepFilters<T> filters,
+                                StepGradients<T> gradients, const Acc<T>* t, const Acc<T>* gt) {
+  using A = Acc<T>;
+  let_next_launch_begin();
+  wait_for_previous_launch();
+  const Pixel pixel = pixel_of_thread(cut, shape);
+  if (pixel.y < 0) return;
+  const TapCount<0> taps{shape.taps};
+  const int64_t pixels = shape.pixels(), start = pixel.plane * pixels;
+  const int64_t plane_index = cut.first_plane + pixel.plane;
+  const PlaneFilters<T> plane = plane_filters(filters, shape, plane_index);
+  const PlaneGradients<T> into = plane_gradients(gradients, shape, plane_index);
+  const auto offset = [&](int y, int x) { return static_cast<int64_t>(y) * shape.width + x; };
+  const int64_t here = offset(pixel.y, pixel.x);
+  const A gu = data.read_upstream(start + here), gt_here = gt[start + here];
+  into.b[here] = narrow<T>(gu);
+  for (int j = 0; j < taps.count(); ++j) {
+    const int shift = j - taps.half();
+    const A row = gu * t[start + offset(pixel.y, clamp_index(pixel.x + shift, shape.width))];
+    const A column = gt_here * data.read_input(start + offset(clamp_index(pixel.y + shift, shape.height), pixel.x));
+    into.v[j * pixels + here] = narrow<T>(shape.isotropic ? column + row : column);
+    into.h[j * pixels + here] = narrow<T>(shape.isotropic ? A(0) : row);
+  }
+  data.write_downstream(start + here, gather<A>(pixel.y, shape.height, taps, [&](int s, int j) {
+                          return widen(plane.v[j * pixels + offset(s, pixel.x)]) * gt[start + offset(s, pixel.x)];
+                        }));
+}
+
+}  // namespace ifan

@@ -1,0 +1,1 @@
+"""What an option may be and how it is said: schemas, option files, command lines."""

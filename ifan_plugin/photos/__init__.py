@@ -1,0 +1,1 @@
+"""Photographs as files: opened, restored in batches, written with their metadata."""

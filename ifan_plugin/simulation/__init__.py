@@ -1,0 +1,1 @@
+"""Dual-pixel defocus from sharp pictures and depth: optics, and data sets made with it."""
