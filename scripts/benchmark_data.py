@@ -65,10 +65,10 @@ def write_pictures(root, scenes):
                 raise OSError(f"{path}: can't be written")
 
 
-def prepare(work, scenes, workers):
-    """Pictures and databases in ``work``; what is there already is taken as it is."""
-    from ifan_plugin.data.lmdb_create import create
-    from ifan_plugin.data.patches import Patches
+def prepare(work, scenes, workers, names=("png", "patches", "raw")):
+    """Pictures and the databases named in ``work``; what is there already is taken as it is."""
+    from ifan_plugin.data.lmdb.create import create
+    from ifan_plugin.data.lmdb.patches import Patches
 
     pictures = work / f"pictures_{scenes}"
     if not pictures.exists():
@@ -81,6 +81,8 @@ def prepare(work, scenes, workers):
         ("patches", {"encoding": "png", "cut": Patches(size=512)}),
         ("raw", {"encoding": "raw"}),
     ):
+        if name not in names:
+            continue
         say(f"LMDB: {name}")
         create(work / f"{name}_{scenes}", layout="dpdd", root=pictures, splits=["train"], workers=workers, **how)
     return pictures
@@ -91,9 +93,9 @@ def build(job):
     work, scenes = Path(job["work"]), job["scenes"]
     pictures = work / f"pictures_{scenes}"
     if job["contestant"] == "host":
-        from ifan_plugin import host
+        from ifan_plugin.host.importing import prepare
 
-        host.prepare()
+        prepare()
         from basicsr.data.paired_image_dataset import PairedImageDataset
 
         folders = {"dataroot_lq": str(pictures / FOLDERS["center"]), "dataroot_gt": str(pictures / FOLDERS["target"])}
@@ -229,14 +231,11 @@ def machine():
     import torch
 
     import ifan_plugin
+    from ifan_plugin.common.machine import processor
 
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), model)
     return {
         "date": date.today().isoformat(),
-        "CPU": f"{model}, {len(os.sched_getaffinity(0))} cores, 1 thread used",
+        "CPU": f"{processor()}, {len(os.sched_getaffinity(0))} cores, 1 thread used",
         "opencv": cv2.__version__,
         "lmdb": lmdb.__version__,
         "numpy": numpy.__version__,
@@ -361,9 +360,7 @@ def run(args, work):
             shown = f"{row['median'] * 1e3:.2f} ms a picture"
         say(f"[{number}/{len(jobs)}] {job['mode']} {job['contestant']} {job['augment']}: {shown}")
         if args.out:  # after each row: an interrupted run keeps what it has
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.with_suffix(".md").write_text(markdown(result))
-            args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+            harness.write(result, markdown(result), args.out)
     print(markdown(result))
 
 

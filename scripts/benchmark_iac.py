@@ -1,13 +1,15 @@
 #!/usr/bin/env python
 """Time and memory of iterative adaptive convolution: compiled op, PyTorch twin, torch.compile of it, unfold.
 
-Everything is measured in one run on one machine, each contestant in a process of its own, so that figures compare:
-read ratios, not milliseconds. Writes a Markdown table and JSON, losses beside wins.
+Everything is measured in one run on one machine, so that figures compare: read ratios, not milliseconds. On a CPU
+each contestant has a process of its own, which its memory's peak needs; on a GPU all share one, and the GPU's clock
+times them. Writes a Markdown table and JSON, losses beside wins.
 
 examples:
   python scripts/benchmark_iac.py                                   # all sizes, float32, on the GPU if there is one
   python scripts/benchmark_iac.py --device cpu --threads 2 --out docs/benchmarks/iac_cpu
   python scripts/benchmark_iac.py --sizes 8x128x32x32 --dtypes float32 bfloat16 --passes forward
+  python scripts/benchmark_iac.py --variants --dtypes float32 float16   # the CUDA kernels' variants, each and together
 """
 
 from __future__ import annotations
@@ -28,6 +30,23 @@ CONTESTANTS = ("compiled", "twin", "twin+compile", "unfold", "unfold+split")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 PASSES = ("forward", "forward+backward")
 STEPS, TAPS = 17, 3
+
+# `struct Variants` in ifan_plugin/ops/csrc/common/cuda/iac_cuda_plan.hpp says what they are.
+VARIANTS = (
+    "pairs",
+    "ahead",
+    "rows",
+    "programmatic",
+    "small_blocks",
+    "pairs,ahead",
+    "pairs,rows",
+    "rows,programmatic",
+    "pairs,programmatic",
+    "pairs,rows,programmatic",
+    "ahead,rows",
+    "pairs,ahead,rows",
+)
+SWITCH = "IFAN_IAC_VARIANTS"
 
 
 def unfold_iac(x, filters, num_steps, taps=TAPS, slope=0.1, split_once=False):
@@ -57,17 +76,19 @@ def unfold_iac(x, filters, num_steps, taps=TAPS, slope=0.1, split_once=False):
     return x
 
 
-def contestant(name, device):
+def contestant(name, device, steps):
     """The function to time: (x, filters) -> y."""
     import torch
 
     from ifan_plugin.ops import iac
 
+    name, _, variants = name.partition(":")
+    os.environ[SWITCH] = variants  # the operator reads it at each call
     if name == "compiled":
-        return lambda x, f: iac(x, f, STEPS, TAPS, backend=device)
+        return lambda x, f: iac(x, f, steps, TAPS, backend=device)
     if name.startswith("unfold"):
-        return lambda x, f: unfold_iac(x, f, STEPS, split_once=name == "unfold+split")
-    twin = lambda x, f: iac(x, f, STEPS, TAPS, backend="reference")  # noqa: E731
+        return lambda x, f: unfold_iac(x, f, steps, split_once=name == "unfold+split")
+    twin = lambda x, f: iac(x, f, steps, TAPS, backend="reference")  # noqa: E731
     return torch.compile(twin, dynamic=False) if name == "twin+compile" else twin
 
 
@@ -82,15 +103,16 @@ def measure(job):
     shape = [int(n) for n in job["size"].split("x")]
     dtype = getattr(torch, job["dtype"])
     batch, channels, height, width = shape
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator).to(device, dtype)
-    total = STEPS * channels * (2 * TAPS + 1)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(shape, generator=generator, device=device).to(dtype)
+    steps = job.get("steps", STEPS)
+    total = steps * channels * (2 * TAPS + 1)
     filters = torch.empty(batch, total, height, width, dtype=dtype, device=device)
     for start in range(0, total, 1024):  # in parts: the random numbers shouldn't be the peak
         part = filters[:, start : start + 1024]
-        part.copy_(0.2 * torch.randn(part.shape, generator=generator))
+        part.copy_(0.2 * torch.randn(part.shape, generator=generator, device=device))
     backward = job["pass"] == "forward+backward"
-    run = contestant(job["contestant"], device)
+    run = contestant(job["contestant"], device, steps)
     grad = torch.ones_like(x)
     if backward:
         x.requires_grad_()
@@ -108,18 +130,10 @@ def measure(job):
     memory = PeakMemory(torch.device(device))
     once()
     peak = memory.growth()
-    bits = filters.detach().flatten().view(torch.float32)  # sums of 16-bit numbers would be slower than the memory
-    seconds, reading, deadline = [], [], time.perf_counter() + job["budget"]
-    while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < deadline):
-        if not cuda:  # the machine's speed swings: compare with a plain pass over the same bytes at the same time
-            start = time.perf_counter()
-            bits.sum()
-            reading.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        once()
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+    if cuda:
+        seconds, reading = harness.timed_on_gpu(once, job["runs"], job["budget"]), []
+    else:
+        seconds, reading = timed_beside_reading(once, filters, job)
     element = filters.element_size()
     read = filters.numel() * element * (1 if not backward else 3)  # backward reads again and writes the gradient
     result = {"seconds": seconds, "peak": peak, "traffic": read, "output": x.numel() * element}
@@ -128,23 +142,37 @@ def measure(job):
     return result
 
 
+def timed_beside_reading(once, filters, job):
+    """Seconds of each run, and of plain passes over the same bytes between them: the machine's speed swings."""
+    import torch
+
+    bits = filters.detach().flatten().view(torch.float32)  # sums of 16-bit numbers would be slower than the memory
+    seconds, reading, deadline = [], [], time.perf_counter() + job["budget"]
+    while len(seconds) < job["runs"] and (len(seconds) < 3 or time.perf_counter() < deadline):
+        start = time.perf_counter()
+        bits.sum()
+        reading.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - start)
+    return seconds, reading
+
+
 def bandwidth(job):
     """Bytes a second of the best of several passes over 1.8 GB: read (a sum) on the CPU, copy on the GPU."""
     import torch
 
     torch.set_num_threads(job["threads"])
     data = torch.ones(450_000_000, dtype=torch.float32, device=job["device"])
-    cuda = job["device"] == "cuda"
-    target = torch.empty_like(data) if cuda else None
+    if job["device"] == "cuda":
+        target = torch.empty_like(data)
+        best = min(harness.timed_on_gpu(lambda: target.copy_(data), 20, 5))
+        return {"bandwidth": data.numel() * 4 * 2 / best}
     best = 0.0
     for _ in range(12):
         start = time.perf_counter()
-        if cuda:
-            target.copy_(data)
-            torch.cuda.synchronize()
-        else:
-            data.sum()
-        best = max(best, data.numel() * 4 * (2 if cuda else 1) / (time.perf_counter() - start))
+        data.sum()
+        best = max(best, data.numel() * 4 / (time.perf_counter() - start))
     return {"bandwidth": best}
 
 
@@ -166,12 +194,27 @@ def too_big(job):
     return f"needs some {copies * filters / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free"
 
 
-def in_process(job, timeout):
-    """Run a job in a fresh process; its result, or {"error": …}."""
+def result_of(job, timeout):
+    """A job's result, or {"error": …}; in a fresh process but on a GPU."""
     reason = too_big(job)
     if reason:
         return {"error": reason}
+    if job["device"] == "cuda":
+        return harness.in_this_process(bandwidth if job.get("bandwidth") else measure, job)
     return harness.in_process(__file__, job, timeout)
+
+
+def jobs_of(sizes, dtypes, passes, contestants):
+    """What is to be measured."""
+    return [
+        {"size": s, "dtype": t, "pass": p, "contestant": c}
+        for s in sizes for t in dtypes for p in passes for c in contestants
+    ]  # fmt: skip
+
+
+def variants_of(dtype):
+    """The contestants of --variants in one type: `pairs` are for half types."""
+    return ["compiled", *(f"compiled:{v}" for v in VARIANTS if "pairs" not in v or dtype in ("float16", "bfloat16"))]
 
 
 def _place(row):
@@ -222,6 +265,7 @@ def main():
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=DTYPES)
     parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES)
     parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, choices=CONTESTANTS)
+    parser.add_argument("--variants", action="store_true", help="compare the CUDA kernels' variants instead")
     parser.add_argument("--runs", type=int, default=9, help="timed runs each (default: 9)")
     parser.add_argument("--budget", type=float, default=20, help="seconds after which 3 runs are enough (default: 20)")
     parser.add_argument("--timeout", type=float, default=300, help="seconds after which a contestant is given up")
@@ -235,15 +279,17 @@ def main():
     import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.variants and device != "cuda":
+        parser.error("--variants compares CUDA kernels, so it needs a CUDA device")
     common = {"device": device, "threads": args.threads, "runs": args.runs, "budget": args.budget}
     result = {"device": device, "machine": harness.machine(device, args.threads), "rows": []}
-    result |= in_process({**common, "bandwidth": True}, args.timeout)
-    jobs = [
-        {"size": s, "dtype": t, "pass": p, "contestant": c}
-        for s in args.sizes for t in args.dtypes for p in args.passes for c in args.contestants
-    ]  # fmt: skip
+    result |= result_of({**common, "bandwidth": True}, args.timeout)
+    if args.variants:
+        jobs = [job for t in args.dtypes for job in jobs_of(args.sizes, [t], args.passes, variants_of(t))]
+    else:
+        jobs = jobs_of(args.sizes, args.dtypes, args.passes, args.contestants)
     for number, job in enumerate(jobs, 1):
-        row = harness.summarise(job | in_process(common | job, args.timeout))
+        row = harness.summarise(job | result_of(common | job, args.timeout))
         result["rows"].append(row)
         shown = f"{row['median'] * 1e3:.1f} ms" if "median" in row else f"failed: {row['error']}"
         print(

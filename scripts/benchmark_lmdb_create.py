@@ -13,7 +13,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -27,6 +26,7 @@ from datetime import date
 from pathlib import Path
 
 import cv2
+import harness
 import numpy as np
 
 HEIGHT, WIDTH = 1120, 1680
@@ -71,13 +71,10 @@ def machine(workers):
     import lmdb
 
     import ifan_plugin
+    from ifan_plugin.common.machine import processor
 
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), model)
     return {
-        "date": date.today().isoformat(), "processor": model, "processes": workers, "opencv": cv2.__version__,
+        "date": date.today().isoformat(), "processor": processor(), "processes": workers, "opencv": cv2.__version__,
         "lmdb": lmdb.__version__, "python": platform.python_version(), "ifan_plugin": ifan_plugin.__version__,
     }  # fmt: skip
 
@@ -124,7 +121,7 @@ def main():
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     args = parser.parse_args()
-    from ifan_plugin.data.lmdb_create import create
+    from ifan_plugin.data.lmdb.create import create
 
     result = {"machine": machine(args.workers), "pictures": args.pictures, "bytes": 0, "rounds": []}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -142,9 +139,7 @@ def main():
             print(f"[{number + 1}/{args.rounds}] {shown}", file=sys.stderr)
     result["share"] = {kind: statistics.median(shares_of(result, kind)) for kind in ("wall", "processor")}
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix(".md").write_text(markdown(result))
-        args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        harness.write(result, markdown(result), args.out)
     print(markdown(result))
 
 

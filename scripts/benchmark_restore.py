@@ -4,12 +4,15 @@
 Both have the same weights and see the same picture, each in a process of its own, in one run: read ratios, not seconds.
 "plain" is the network as one writes it first: channels outermost, float32, all the filters made at once by a 1x1
 convolution, IAC by unfolding. Writes a Markdown table and JSON: latency, peak memory above the weights, where the time
-goes, and the largest difference between the results (before clipping).
+goes, and the largest difference between the results (before clipping; of another runtime's, after it). openvino and
+onnxruntime run the network's export, which is made first where the cache folder (ifan_plugin.export.runtimes) has none.
 
 examples:
   python scripts/benchmark_restore.py                                       # both sizes, on the GPU if there is one
   python scripts/benchmark_restore.py --device cpu --threads 2 --out docs/benchmarks/restore_cpu
   python scripts/benchmark_restore.py --sizes 1280x720 --contestants plain ours ours+compile
+  python scripts/benchmark_restore.py --device cpu --contestants ours ours+compile ours+freezing onnxruntime openvino \
+      --weights ifan_small --rounds 5 --runs 3 --out docs/benchmarks/restore_runtimes_small
   python scripts/benchmark_restore.py --passes train                        # batch 8 of 256x256, all three losses
   python scripts/benchmark_restore.py --device cuda --precisions fp32 fp16 bf16 --sizes 1280x720 6000x4000
 """
@@ -18,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -29,12 +34,14 @@ import harness
 from harness import MIB
 
 SIZES = ("1280x720", "1680x1120")
-CONTESTANTS = ("plain", "ours", "ours+compile")
+RUNTIMES = ("onnxruntime", "openvino")
+COMPILED = ("ours+compile", "ours+freezing")
+CONTESTANTS = ("plain", "ours", *COMPILED, *RUNTIMES)
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 STAGES = ("feature_extractor", "filter_encoder", "disparity_estimator", "fuse", "trunk", "reconstructor")
 
 
-def plain_copy(net):
+def plain_copy(net):  # noqa: C901 (one replacement a branch)
     """The same weights in the plain form."""
     import torch
     from benchmark_iac import unfold_iac
@@ -42,8 +49,8 @@ def plain_copy(net):
     from torch.nn import functional as F
 
     from ifan_plugin.archs import ifan_arch, ifan_parts, layers
-    from ifan_plugin.inference import pad_to_multiple
     from ifan_plugin.losses.disparity_loss import area_downsample, warp_by_disparity
+    from ifan_plugin.ops.padding import pad_to_multiple
 
     def residual(self, x):
         out = x
@@ -109,14 +116,13 @@ def networks(job):
     from ifan_plugin.archs.reblur_arch import ReblurNet
 
     torch.manual_seed(0)
-    net = IFAN()
-    blurring = ReblurNet(net.filter_channels)
+    options = job.get("network", {})
+    net = IFAN(**options)
+    blurring = ReblurNet(net.filter_channels, **options)
     if job["weights"]:
-        from ifan_plugin.conversion import read_weights
+        from ifan_plugin.weights.networks import load_network
 
-        weights = read_weights(job["weights"])
-        net = IFAN(**weights.hyper_parameters)
-        net.load_state_dict(weights.params)
+        net = load_network(job["weights"], device="cpu").net.requires_grad_()
     if job["contestant"] == "plain":
         net, blurring = plain_copy(net), plain_copy(blurring)
     return net.to(job["device"]), blurring.to(job["device"])
@@ -125,7 +131,7 @@ def networks(job):
 def picture_of(job, batch=1):
     import torch
 
-    from ifan_plugin.profiling import example_picture
+    from ifan_plugin.benchmark.profiling import example_picture
 
     width, height = (int(n) for n in job["size"].split("x"))
     picture = example_picture(3, height, width)
@@ -184,10 +190,19 @@ def autocast(job):
 def restoring(job):
     """One call restores the picture. (network, function)"""
     import torch
+    import torch._inductor.config
+
+    from ifan_plugin.export.runtimes import running_on
+    from ifan_plugin.weights.networks import Network
 
     net = networks(job)[0].eval()
     picture = picture_of(job)
-    run = torch.compile(net) if job["contestant"] == "ours+compile" else net
+    run = net
+    if job["contestant"] in RUNTIMES:
+        run = running_on(Network(net, ("center",), "IFAN", None, ""), job["contestant"]).program
+    elif job["contestant"] in COMPILED:
+        torch._inductor.config.freezing = job["contestant"] == "ours+freezing"
+        run = torch.compile(net)
 
     def once():
         with torch.no_grad(), autocast(job):
@@ -210,7 +225,7 @@ def training(job):
     optimizer = torch.optim.Adam(parameters, lr=1e-6)  # small: the values shouldn't run away in a benchmark
     disparity_loss, reblur_loss = DisparityLoss(), ReblurLoss()
     outputs_of = net.training_outputs
-    if job["contestant"] == "ours+compile":
+    if job["contestant"] in COMPILED:
         outputs_of = torch.compile(outputs_of)
 
     def once():
@@ -252,7 +267,7 @@ def measure(job):
     result = {"seconds": seconds, "peak": peak}
     if not restores:
         result["loss"] = float(first)  # of the first step: the forms must agree on it
-    if restores and job["contestant"] != "ours+compile":
+    if restores and job["contestant"] in ("plain", "ours"):
         stages = Stages(net, wait)
         start = time.perf_counter()
         once()
@@ -273,12 +288,32 @@ def difference(job):
         results.append(once().float().cpu())
         del net, once
     plain, other = results
+    if job["contestant"] in RUNTIMES:  # its graph ends with clipping
+        plain = plain.clamp(0, 1)
     mse = float((plain.clamp(0, 1) - other.clamp(0, 1)).square().mean())
     return {"difference": float((plain - other).abs().max()), "mse": mse, "largest": float(plain.abs().max())}
 
 
+def turns_of(jobs, rounds, measured):
+    """Each job, and what was measured of it, size by size; the contestants of one take turns."""
+    for _, group in itertools.groupby(jobs, key=lambda job: (job["pass"], job["size"])):
+        group = list(group)
+        found = [measured(job) for job in group]
+        for _ in range(rounds - 1):
+            for first, job in zip(found, group, strict=True):
+                more = {} if "error" in first else measured(job)
+                if "error" in more:
+                    first.clear()
+                    first.update(more)
+                elif more:
+                    first["seconds"] += more["seconds"]
+                    first["peak"] = max(first["peak"], more["peak"])
+        yield from zip(group, found, strict=True)
+
+
 def markdown(result):
     """The tables for people."""
+    against = result["rows"][0]["contestant"]  # plain, where it takes part
     lines = [
         "# The whole network: time and memory",
         "",
@@ -286,11 +321,11 @@ def markdown(result):
         "Times are medians, the spread is (max - min) / median; memory is the peak above weights and input. The",
         "difference is the largest one between the result, before clipping, and the plain form's in float32.",
         "",
-        "| pass | size | contestant | s | spread | faster than plain | memory, MiB | of plain's | difference |",
+        f"| pass | size | contestant | s | spread | faster than {against} | memory, MiB | of {against} | difference |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    plain = {
-        (r["pass"], r["size"]): r for r in result["rows"] if r["contestant"] == "plain" and r["precision"] == "fp32"
+    bases = {
+        (r["pass"], r["size"]): r for r in result["rows"] if r["contestant"] == against and r["precision"] == "fp32"
     }
     for row in result["rows"]:
         name = row["contestant"] + (f", {row['precision']}" if row["precision"] != "fp32" else "")
@@ -298,7 +333,7 @@ def markdown(result):
         if "error" in row:
             lines.append(f"{start}| failed: {row['error'].replace('|', '/')} | | | | | |")
             continue
-        base = plain.get((row["pass"], row["size"]))
+        base = bases.get((row["pass"], row["size"]))
         faster = share = ""
         if base is not None and "median" in base:
             faster, share = f"{base['median'] / row['median']:.2f}x", f"{row['peak'] / max(base['peak'], 1):.0%}"
@@ -337,6 +372,11 @@ def main():
     )  # fmt: skip
     parser.add_argument("--weights", help="an IFAN's checkpoint (default: the paper's size, random weights)")
     parser.add_argument("--runs", type=int, default=5, help="timed runs each (default: 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=1,
+        help="times that the contestants take turns at a size, with so many runs each: what the machine does in the "
+        "meantime meets all of them (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--budget", type=float, default=60, help="seconds after which 3 runs are enough (default: 60)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds after which a contestant is given up")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
@@ -353,15 +393,20 @@ def main():
         "device": device, "threads": args.threads, "runs": args.runs, "budget": args.budget, "batch": args.batch,
         "weights": args.weights,
     }  # fmt: skip
+    for name in set(RUNTIMES).intersection(args.contestants):
+        if importlib.util.find_spec(name) is None or device != "cpu" or "train" in args.passes:
+            print(f"{name} is left out: not installed, or not restoring on a CPU", file=sys.stderr)
+            args.contestants = [other for other in args.contestants if other != name]
     network = f"IFAN of {args.weights}" if args.weights else "IFAN of the paper's size, random weights"
     result = {"device": device, "network": network, "machine": harness.machine(device, args.threads), "rows": []}
     jobs = [
         {"pass": p, "size": s, "contestant": c, "precision": precision}
         for p in args.passes for s in (args.sizes if p == "restore" else ["256x256"])
-        for c in args.contestants for precision in (args.precisions if c != "plain" else ["fp32"])
+        for c in args.contestants for precision in (["fp32"] if c in ("plain", *RUNTIMES) else args.precisions)
     ]  # fmt: skip
-    for number, job in enumerate(jobs, 1):
-        row = harness.summarise(job | harness.in_process(__file__, common | job, args.timeout))
+    turns = turns_of(jobs, args.rounds, lambda job: harness.in_process(__file__, common | job, args.timeout))
+    for number, (job, found) in enumerate(turns, 1):
+        row = harness.summarise(job | found)
         if job["pass"] == "restore" and job["contestant"] != "plain" and "median" in row:
             found = harness.in_process(__file__, common | job | {"differ": True}, args.timeout)
             row |= {key: value for key, value in found.items() if key != "error"}

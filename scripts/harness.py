@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import time
 from datetime import date
-from pathlib import Path
 
 MIB = 2**20
 
@@ -29,6 +30,42 @@ def in_process(script, job, timeout):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def in_this_process(function, job):
+    """`function(job)`, or {"error": …}. On a GPU, where the peak of the memory starts anew for each job."""
+    import gc
+
+    import torch
+
+    try:
+        return function(job)
+    except Exception as error:  # noqa: BLE001  (a row that fails is a row of the table)
+        return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:200]}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def timed_on_gpu(once, runs, budget):
+    """Seconds of each run by the GPU's clock. The queue is kept filled, so that starting kernels costs nothing where it
+    is quicker than running them."""
+    import torch
+
+    for _ in range(2):
+        once()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    once()
+    torch.cuda.synchronize()
+    runs = max(3, min(runs, int(budget / max(time.perf_counter() - start, 1e-6))))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        once()
+        mark.record()
+    torch.cuda.synchronize()
+    return [first.elapsed_time(second) / 1e3 for first, second in itertools.pairwise(marks)]
+
+
 def summarise(row):
     """Median and spread of a row's seconds, put into it."""
     if "seconds" in row:
@@ -42,14 +79,11 @@ def machine(device, threads):
     import torch
 
     import ifan_plugin
+    from ifan_plugin.common.machine import processor
 
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), model)
     return {
         "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{model}, {threads} threads",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {threads} threads",
         "vector": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device == "cuda" else None,

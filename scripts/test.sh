@@ -19,10 +19,17 @@ echo "== build"
 rm -rf build dist
 python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 ls dist
+# tests/packaging try this wheel away from the checkout.
+IFAN_TEST_WHEEL=$(ls "$PWD"/dist/ifan_plugin-*-abi3-*.whl 2>/dev/null || true)
+export IFAN_TEST_WHEEL
 
 echo "== lint"
 ruff check .
 ruff format --check .
+find ifan_plugin/ops/csrc tests/ops -name '*.[ch]pp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' |
+    xargs clang-format --dry-run --Werror
+lint-imports --no-logo
+mypy
 
 echo "== test"
 if [ "${1:-}" = "--all" ]; then

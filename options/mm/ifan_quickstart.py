@@ -16,9 +16,9 @@ dataroot = "datasets/quickstart"
 
 model = dict(
     type="IFANRestorer",
-    generator=dict(type="IFAN", width=16, num_steps=4, taps=3, res_units=1, filter_init="identity"),
+    generator=dict(type="IFAN", width=16, num_steps=4, taps=3, res_units=1, filter_init="identity", weight_init="he"),
     reblur=dict(type="ReblurNet", num_steps=4),  # the rest follows the generator
-    pixel_loss=dict(type="PixelLoss", norm="mse", loss_weight=1.0),
+    pixel_loss=dict(type="PixelLoss", norm="l1", loss_weight=1.0),
     disparity_loss=dict(type="DisparityLoss", loss_weight=2.0),
     reblur_loss=dict(type="ReblurLoss", loss_weight=0.1),
     pretrained=None,

@@ -1,0 +1,353 @@
+"""The stages of gpu_check.py that measure speed and memory; gpu_stages.py runs them. Read ratios, not milliseconds."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+
+import benchmark_iac
+import benchmark_restore
+import harness
+from harness import MIB
+
+LARGE, MIDDLE, SMALL = "1x128x140x210", "1x128x90x160", "8x128x32x32"
+HALVES = ("float16", "bfloat16")
+FORWARD, BOTH = benchmark_iac.PASSES
+
+
+def on_gpu(job):
+    return job["device"] == "cuda"
+
+
+def sizes_of(job):
+    """Of the operator."""
+    if not on_gpu(job):
+        return ("1x8x24x20", "2x8x16x16")
+    return (LARGE, SMALL) if job["quick"] else (LARGE, MIDDLE, SMALL)
+
+
+def iac_job(job):
+    return {
+        "device": job["device"], "threads": threads(), "runs": 7 if job["quick"] else 25, "budget": 2,
+        "steps": benchmark_iac.STEPS if on_gpu(job) else 3,
+    }  # fmt: skip
+
+
+def network_job(job):
+    """A small network on a CPU, which only rehearses."""
+    common = {
+        "device": job["device"],
+        "threads": threads(),
+        "runs": 3 if job["quick"] else 7,
+        "budget": 4,
+        "weights": None,
+    }
+    small = {"width": 8, "num_steps": 3, "res_units": 1}
+    return common | {"pass": "restore", "precision": "fp32", "network": {} if on_gpu(job) else small}
+
+
+def training_job(job):
+    return network_job(job) | {
+        "pass": "train",
+        "size": "256x256" if on_gpu(job) else "64x64",
+        "batch": 8 if on_gpu(job) else 2,
+    }
+
+
+def threads():
+    return len(os.sched_getaffinity(0))
+
+
+FAULTS = []  # of rows that failed, but not for want of memory: such a row is a finding, these make the stage fail
+
+
+def run(function, job):
+    """A row's figures, or {"error": …}."""
+    row = harness.summarise(harness.in_this_process(function, job))
+    if "error" in row and "out of memory" not in row["error"]:
+        FAULTS.append(row["error"])
+    return row
+
+
+def median_seconds(once, job, runs):
+    """Of one call, the device waited for."""
+    wait = benchmark_restore.waiting(job["device"])
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        once()
+        wait()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def ms(row):
+    return f"{row['median'] * 1e3:.3f}" if "median" in row else f"failed: {row['error']}"
+
+
+def mib(row):
+    return f"{row['peak'] / MIB:.0f}" if row.get("peak") is not None else None
+
+
+def ratio(base, row):
+    """How many times quicker than `base`."""
+    return base["median"] / row["median"] if base and "median" in base and "median" in row else None
+
+
+def times(value):
+    return "" if value is None else f"{value:.2f}x"
+
+
+# ---------------------------------------------------------------- the operator
+
+
+def iac(job, result):
+    """The operator in every type against the unfolded forms in float32."""
+    bandwidth = run(benchmark_iac.bandwidth, iac_job(job))["bandwidth"]
+    rows = result.table(
+        "time and memory",
+        ("size", "type", "pass", "form", "ms", "spread", "slower than compiled", "faster than float32", "MiB", "share"),
+        [
+            f"N = {iac_job(job)['steps']}, k = {benchmark_iac.TAPS}. Share: the least traffic (forward reads the "
+            "filters once, backward again and writes their gradient) over the time, to the "
+            f"{'copy' if on_gpu(job) else 'read'} bandwidth measured in this run, {bandwidth / 1e9:.0f} GB/s."
+        ],
+    )
+    found = {}
+    types = ("float32", "float16") if job["quick"] else ("float32", *HALVES)
+    for size in sizes_of(job):
+        for dtype in types:
+            for which in (FORWARD, BOTH):
+                for form in ("compiled", "unfold", "unfold+split") if dtype == "float32" else ("compiled",):
+                    where = {"size": size, "dtype": dtype, "pass": which, "contestant": form}
+                    row = run(benchmark_iac.measure, iac_job(job) | where)
+                    found[size, dtype, which, form] = row
+                    base = found[size, dtype, which, "compiled"]
+                    single = found[size, "float32", which, form]
+                    share = f"{row['traffic'] / row['median'] / bandwidth:.0%}" if "median" in row else ""
+                    spread = f"{row['spread']:.0%}" if "median" in row else ""
+                    rows.append(
+                        [
+                            size,
+                            dtype,
+                            which,
+                            form,
+                            ms(row),
+                            spread,
+                            times(ratio(row, base)),
+                            times(ratio(single, row)),
+                            mib(row),
+                            share,
+                        ]
+                    )
+                    result.save()
+    if on_gpu(job):
+        iac_bars(sizes_of(job), types, found, bandwidth, result)
+
+
+def iac_bars(sizes, types, found, bandwidth, result):
+    for size in sizes:
+        forward, both = (found[size, "float32", which, "compiled"] for which in (FORWARD, BOTH))
+        if "median" not in forward or "median" not in both:
+            continue
+        if size != SMALL:
+            share = forward["traffic"] / forward["median"] / bandwidth
+            result.bar(f"IAC forward, {size}, share of the copy bandwidth", "85 %", f"{share:.0%}", share >= 0.85)
+            backward = (both["traffic"] - forward["traffic"]) / (both["median"] - forward["median"]) / bandwidth
+            result.bar(
+                f"IAC backward, {size}, share of the copy bandwidth", "65 %", f"{backward:.0%}", backward >= 0.65
+            )
+        for which in (FORWARD, BOTH):
+            base = found[size, "float32", which, "compiled"]
+            factor = ratio(found[size, "float32", which, "unfold"], base)
+            if factor is not None:
+                result.bar(f"IAC {which}, {size}, against unfold", "10x", times(factor), factor >= 10)
+            for dtype in types[1:]:
+                factor = ratio(base, found[size, dtype, which, "compiled"])
+                if factor is not None:
+                    result.bar(f"IAC {which}, {size}, {dtype} against float32", "1.7x", times(factor), factor >= 1.7)
+
+
+def variants(job, result):
+    """The kernels' variants against today's form."""
+    if not on_gpu(job):
+        return result.say(
+            "skipped", "they are of the CUDA kernels; tests/ops/test_cuda_variants.py has their arithmetic"
+        )
+    rows = result.table(
+        "against the form that the plan takes",
+        ("size", "type", "pass", "variants", "ms", "spread", "faster"),
+        ["IFAN_IAC_VARIANTS chooses them; what they are: iac_cuda_plan.hpp."],
+    )
+    for size in sizes_of(job):
+        for dtype in ("float32", "float16"):
+            for which in (FORWARD, BOTH):
+                base = None
+                for form in benchmark_iac.variants_of(dtype):
+                    names = form.partition(":")[2]
+                    if which == BOTH and ("pairs" in names or "ahead" in names):
+                        continue  # of the forward kernels alone
+                    where = {"size": size, "dtype": dtype, "pass": which, "contestant": form}
+                    row = run(benchmark_iac.measure, iac_job(job) | where)
+                    base = base or row
+                    spread = f"{row['spread']:.0%}" if "median" in row else ""
+                    rows.append([size, dtype, which, names or "none", ms(row), spread, times(ratio(base, row))])
+                result.save()
+
+
+# ---------------------------------------------------------------- the network
+
+
+def network(job, result):
+    """Restoring a picture, in all precisions; the plain form in float32."""
+    rows = result.table(
+        "restoring a picture",
+        ("size", "form", "ms", "spread", "faster than plain", "MiB", "difference"),
+        ["Difference: the largest one from the plain form in float32, before clipping."],
+    )
+    sizes = ("1280x720", "1680x1120", "6000x4000") if on_gpu(job) else ("96x64",)
+    if job["quick"]:
+        sizes = sizes[:1]
+    for size in sizes:
+        plain = None
+        forms = [("plain", "fp32")] if size != "6000x4000" else []  # its filters alone take 23 GB, and copies of them
+        forms += [("ours", precision) for precision in (("fp32", "bf16", "fp16") if on_gpu(job) else ("fp32", "bf16"))]
+        for form, precision in forms:
+            where = network_job(job) | {"size": size, "contestant": form, "precision": precision}
+            row = run(benchmark_restore.measure, where)
+            plain = row if form == "plain" else plain
+            differs = None
+            if form == "ours" and size == sizes[0] and "median" in row:
+                differs = run(benchmark_restore.difference, where).get("difference")
+            spread = f"{row['spread']:.0%}" if "median" in row else ""
+            rows.append(
+                [size, f"{form}, {precision}", ms(row), spread, times(ratio(plain, row)), mib(row),
+                 f"{differs:.1e}" if differs is not None else None]
+            )  # fmt: skip
+            result.save()
+            network_bars(size, form, precision, ratio(plain, row), row, result)
+
+
+def network_bars(size, form, precision, faster, row, result):
+    wanted = {("1280x720", "fp32"): 2, ("1280x720", "fp16"): 5}.get((size, precision))
+    if form == "ours" and wanted and faster is not None:
+        result.bar(
+            f"network, {size}, {precision}, against plain in float32", f"{wanted}x", times(faster), faster >= wanted
+        )
+    if size == "6000x4000" and row.get("peak") is not None:
+        result.bar(f"24 megapixels, {precision}", "below 12 GB", f"{row['peak'] / 1e9:.1f} GB", row["peak"] < 12e9)
+
+
+def training(job, result):
+    """A step of the whole recipe but for reading data."""
+    step = training_job(job)
+    rows = result.table(
+        f"a training step, {step['batch']} patches of {step['size']}",
+        ("form", "ms", "spread", "faster than plain", "MiB", "loss of the first step"),
+    )
+    plain = None
+    forms = [("plain", "fp32"), ("ours", "fp32"), ("ours", "bf16"), *([("ours", "fp16")] if on_gpu(job) else [])]
+    for form, precision in forms:
+        row = run(benchmark_restore.measure, step | {"contestant": form, "precision": precision})
+        plain = plain or row
+        spread = f"{row['spread']:.0%}" if "median" in row else ""
+        loss = f"{row['loss']:.4f}" if "loss" in row else None
+        rows.append([f"{form}, {precision}", ms(row), spread, times(ratio(plain, row)), mib(row), loss])
+        result.save()
+        faster = ratio(plain, row)
+        if on_gpu(job) and precision == "bf16" and faster is not None:
+            result.bar("a training step with amp (bf16) against plain", "2x", times(faster), faster >= 2)
+
+
+# ---------------------------------------------------------------- torch.compile, CUDA graphs
+
+
+def compiled_forms(job):
+    for size in sizes_of(job):
+        for which in (FORWARD, BOTH) if not job["quick"] else (FORWARD,):
+            yield {"size": size, "dtype": "float32", "pass": which}
+
+
+def warm(job, result):
+    """Compile what `compile` measures; on disk it is found by later processes."""
+    rows = result.table("made by torch.compile", ("what", "s"))
+    for where in compiled_forms(job):
+        start = time.perf_counter()
+        row = run(benchmark_iac.measure, iac_job(job) | where | {"contestant": "twin+compile", "runs": 3, "budget": 0})
+        rows.append(
+            [f"twin, {where['size']}, {where['pass']}", row.get("error") or f"{time.perf_counter() - start:.1f}"]
+        )
+        result.save()
+
+
+def compile(job, result):
+    """torch.compile of the operator's twin, and of the network with the compiled operator in it."""
+    rows = result.table("the operator", ("size", "pass", "form", "ms", "spread", "slower than compiled"))
+    for where in compiled_forms(job):
+        base = None
+        for form in ("compiled", "twin+compile"):
+            row = run(benchmark_iac.measure, iac_job(job) | where | {"contestant": form})
+            base = base or row
+            spread = f"{row['spread']:.0%}" if "median" in row else ""
+            rows.append([where["size"], where["pass"], form, ms(row), spread, times(ratio(row, base))])
+            result.save()
+        factor = ratio(row, base)
+        if on_gpu(job) and factor is not None:
+            what = f"IAC {where['pass']}, {where['size']}, against torch.compile"
+            result.bar(what, "ahead", times(factor), factor > 1)
+    if job["quick"] and on_gpu(job):
+        return
+    size = "1280x720" if on_gpu(job) else "96x64"
+    rows = result.table("the network", ("size", "form", "ms", "faster", "compiled in, s", "difference"))
+    base = None
+    for form in ("ours", "ours+compile"):
+        where = network_job(job) | {"size": size, "contestant": form}
+        start = time.perf_counter()
+        row = run(benchmark_restore.measure, where)
+        took = time.perf_counter() - start
+        base = base or row
+        differs = run(benchmark_restore.difference, where).get("difference") if form != "ours" else None
+        rows.append(
+            [size, form, ms(row), times(ratio(base, row)), f"{took:.0f}" if form != "ours" else None,
+             f"{differs:.1e}" if differs is not None else None]
+        )  # fmt: skip
+        result.save()
+
+
+def graphs(job, result):
+    """What a CUDA graph saves: starting 17 or some hundred kernels."""
+    if not on_gpu(job):
+        return result.say("skipped", "CUDA graphs need a CUDA device")
+    import torch
+
+    from ifan_plugin.ops import iac as operator
+
+    rows = result.table("eager and replayed", ("what", "eager, ms", "graph, ms", "faster", "equal"))
+    calls = []
+    for size in sizes_of(job):
+        batch, channels, height, width = (int(n) for n in size.split("x"))
+        x = torch.randn(batch, channels, height, width, device="cuda")
+        filters = torch.randn(batch, benchmark_iac.STEPS * channels * 7, height, width, device="cuda") * 0.2
+        calls.append((f"operator, {size}", lambda x=x, f=filters: operator(x, f, benchmark_iac.STEPS)))
+    for precision in ("fp32", "fp16"):
+        where = network_job(job) | {"size": "1280x720", "contestant": "ours", "precision": precision}
+        calls.append((f"network, 1280x720, {precision}", benchmark_restore.restoring(where)[1]))
+    for what, once in calls:
+        with torch.no_grad():
+            eager = statistics.median(harness.timed_on_gpu(once, 15, 2))
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                once()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                replayed = once()
+            seconds = statistics.median(harness.timed_on_gpu(graph.replay, 15, 2))
+            equal = torch.equal(replayed, once())
+        rows.append(
+            [what, f"{eager * 1e3:.3f}", f"{seconds * 1e3:.3f}", times(eager / seconds), "yes" if equal else "no"]
+        )
+        result.save()
+        del graph, replayed
