@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -120,18 +121,25 @@ def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda lq: torch.from_numpy(session.run(["restored"], {"lq": lq.numpy()}, once)[0])
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the process. Each core sets the stack that the calling thread's signal handlers run on, and takes it
+    away with itself: behind two that go in the order in which they came, the next Ctrl+C was a segmentation fault."""
+    import openvino
+
+    return openvino.Core()
+
+
 def openvino_runner(path: Path) -> Callable[[Tensor], Tensor]:
     """``lq -> restored`` by OpenVINO on the CPU, in float32 and as many threads as torch has now. Memory is given back
     after each run."""
-    import openvino
-
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # left to itself it takes bfloat16 or float16 where the CPU has them
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # on a busy machine a thread would wait for its core
     }
-    model = openvino.Core().compile_model(str(path), "CPU", settings)
+    model = _openvino_core().compile_model(str(path), "CPU", settings)
 
     def run(lq: Tensor) -> Tensor:
         restored = torch.from_numpy(model({"lq": lq.numpy()})["restored"])

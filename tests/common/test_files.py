@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -111,14 +112,19 @@ def test_a_checkpoint_comes_back(tmp_path):
     assert torch.equal(torch.load(tmp_path / "a.pth", weights_only=True)["a"], torch.arange(3))
 
 
-@pytest.fixture
+@contextmanager
 def at_most_64_kib():
-    """No file of this process may grow beyond: a write then fails in the middle, as on a full disk."""
+    """No file of this process may grow beyond: a write then fails in the middle, as on a full disk.
+
+    No fixture, since what pytest prints behind a test may go to a larger file.
+    """
     resource = pytest.importorskip("resource", reason="needs the limits that Unix sets to a process")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 LIBRARIES = {
@@ -133,11 +139,12 @@ NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
 
 
 @pytest.mark.parametrize("writer", LIBRARIES)
-def test_a_failed_write_ends_in_one_line_whoever_writes(writer, tmp_path, at_most_64_kib):
+def test_a_failed_write_ends_in_one_line_whoever_writes(writer, tmp_path):
     """Libraries tell it in words of their own, or not at all."""
     path = tmp_path / "a.bin"
     path.write_bytes(b"whole")
     with (
+        at_most_64_kib(),
         pytest.raises(UserError, match=r"a\.bin: can't be written: File too large$") as caught,
         written_aside(path) as file,
     ):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import python_path
 
 import ifan_plugin
 from ifan_plugin import cli
@@ -73,6 +77,28 @@ def test_pictures_are_torchs(exported, how):
 def test_what_the_program_was_not_made_for_is_left_to_the_network(exported, size):
     _, network = exported
     assert torch.equal(network.program(picture(*size)), network.net(picture(*size)))
+
+
+def test_signals_arrive_behind_programs_that_are_gone(exported):
+    """In a process of its own: a signal whose handler has lost its stack ends it."""
+    runtime, _ = exported
+    (path,) = (path for path in runtimes.cache_folder().iterdir() if path.name.startswith(runtime))
+    program = (
+        "import faulthandler, gc, signal, sys\n"
+        "from pathlib import Path\n"
+        "from ifan_plugin.export.runtimes import RUNTIMES\n"
+        "faulthandler.enable()\n"
+        "runner = RUNTIMES[sys.argv[1]][1]\n"
+        "first, second = runner(Path(sys.argv[2])), runner(Path(sys.argv[2]))\n"
+        "del first; gc.collect()\n"
+        "del second; gc.collect()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('arrived'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    command = [sys.executable, "-c", program, runtime, str(path)]
+    env = {**os.environ, "PYTHONPATH": python_path()}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
 
 
 def test_the_export_is_made_once(exported, weights, no_export):
