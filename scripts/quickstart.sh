@@ -20,7 +20,7 @@ step "2/5 Simulating a small dual-pixel data set"
 if [ -d datasets/quickstart/test_c ]; then
     echo "datasets/quickstart is there already"
 else
-    basicsr simulate --preset quickstart --out datasets/quickstart
+    basicsr simulate --preset quickstart --save-coc --out datasets/quickstart
 fi
 
 step "3/5 Restoring the test pictures with the network that ships with the package"

@@ -167,7 +167,10 @@ class Answers:
 
     def _given(self, work: Work, kind: str) -> dict[str, Any]:
         """Before and after on the screen, and the result as a file. ``status``: what the file can't hold."""
-        folder = Path(tempfile.mkdtemp(dir=self.setting.folder))
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self.setting.folder))
+        except OSError as error:
+            raise UserError(f"the result can't be written: {error.strerror}") from error
         self._folders.append(folder)
         if len(self._folders) > SESSIONS:  # the browser has fetched those of long ago
             shutil.rmtree(self._folders.popleft(), ignore_errors=True)

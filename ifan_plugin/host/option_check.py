@@ -246,8 +246,20 @@ def _check_training(train: Any, where: str, *, on_cpu: bool) -> None:
     _try(place, _schedule, scheduler, arguments, int(train["total_iter"]))
 
 
-def check_loss(options: Mapping[str, Any], where: str, predicted: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+def check_loss(
+    options: Mapping[str, Any],
+    where: str,
+    predicted: tuple[int, ...],
+    wanted: tuple[int, ...],
+    valid: str = "L1Loss, MSELoss, CharbonnierLoss",
+) -> None:
     """Compute a loss once: whether it compares two tensors of these shapes, and gives one number to be minimised.
+
+    Args:
+        options: ``type`` and arguments.
+        where: names the place in messages.
+        predicted, wanted: the shapes.
+        valid: names the losses that are meant for this.
 
     Raises:
         UserError: it doesn't.
@@ -257,12 +269,15 @@ def check_loss(options: Mapping[str, Any], where: str, predicted: tuple[int, ...
 
     loss, arguments = _type_and_rest(options, LOSS_REGISTRY, where)
     if "vgg_type" in inspect.signature(loss).parameters:
-        raise UserError(f"{where}: type: {options['type']} compares features and gives two numbers; valid: L1Loss, …")
+        raise UserError(f"{where}: type: {options['type']} compares features and gives two numbers; valid: {valid}")
+
+    module = loss(**arguments)
 
     def compare() -> Any:
-        return loss(**arguments)(torch.full(predicted, 0.5, requires_grad=True), torch.zeros(wanted))
+        return module(torch.full(predicted, 0.5, requires_grad=True), torch.zeros(wanted))
 
-    value = _try(f"{where}: type: {options['type']} doesn't compare what this is for", compare)
+    place = f"{where}: type: {options['type']} doesn't compare what this is for; valid: {valid} (it says"
+    value = _try(place, compare, end=")")
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         given = f"a tensor of {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
         raise UserError(f"{where}: {options['type']} must give one number, not {given}; valid: reduction: mean or sum")
@@ -314,15 +329,19 @@ def _named(mapping: Any, known: Mapping[str, Any], where: str, example: str) -> 
     return known[name], {key: value for key, value in mapping.items() if key != "type"}
 
 
-def _try(where: str, build: Any, *arguments: Any, **options: Any) -> Any:
-    """Build something small for once, to see whether its options can be right; other people's classes check late."""
+def _try(where: str, build: Any, *arguments: Any, end: str = "", **options: Any) -> Any:
+    """Build something small for once, to see whether its options can be right; other people's classes check late.
+
+    Raises:
+        UserError: ``where``, what the class says, and ``end``.
+    """
     try:
         return build(*arguments, **options)
     except (
         TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError, ArithmeticError,
     ) as error:  # fmt: skip
         lines = str(error).strip().splitlines()
-        raise UserError(f"{where}: {lines[0] if lines else type(error).__name__}") from error
+        raise UserError(f"{where}: {lines[0] if lines else type(error).__name__}{end}") from error
 
 
 def _check_metrics(metrics: Mapping[str, dict[str, Any]] | None, where: str) -> None:

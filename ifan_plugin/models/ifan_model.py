@@ -115,7 +115,15 @@ class IFANModel(BaseModel):
         if self.cri_disparity is not None and not self.with_disparity:
             logger.info("The data give no left and right views (aux_views): training without the disparity loss.")
         amp_dtype = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}[train_opt.get("amp")]
-        step = TrainingStep(self.net_g, self.net_r, with_disparity=self.with_disparity, amp_dtype=amp_dtype)
+        map_alone = self.cri_pix is None
+        if map_alone:
+            logger.info("Without pixel_opt the filter encoder and the disparity estimator alone are trained.")
+            self.net_g.requires_grad_(False)
+            for part in (self.net_g.filter_encoder, self.net_g.disparity_estimator):
+                part.requires_grad_(True)
+        step = TrainingStep(
+            self.net_g, self.net_r, with_disparity=self.with_disparity, map_alone=map_alone, amp_dtype=amp_dtype
+        )
         if self.opt["dist"]:
             lay_out(step)
         if train_opt.get("compile"):

@@ -29,7 +29,11 @@ TRAIN_OPTIONS = {
     "ema_decay": Option(float, 0, minimum=0, maximum=1, help="of the averaged weights; 0: none"),
     "optim_g": Option(dict, help="type, a class of torch.optim or pytorch_optimizer, and its arguments"),
     "scheduler": Option(dict, help="type and arguments: MultiStepLR, CosineAnnealingRestartLR"),
-    "pixel_opt": Option(dict, help="loss between restored and sharp picture"),
+    "pixel_opt": Option(
+        dict,
+        optional=True,
+        help="loss between restored and sharp picture; ~: the disparity map alone is trained, by defocus_opt; IFAN",
+    ),
     "disparity_opt": Option(dict, None, help="the disparity loss; IFAN alone"),
     "reblur_opt": Option(dict, None, help="the reblurring loss; needs network_r"),
     "defocus_opt": Option(
@@ -46,12 +50,14 @@ TRAIN_OPTIONS = {
 }
 
 _COMPARED = {
-    "disparity_opt": ((1, 3, 4, 4), (1, 3, 4, 4)),
-    "reblur_opt": ((1, 3, 4, 4), (1, 3, 32, 32)),
-    "defocus_opt": ((1, 1, 4, 4), (1, 1, 32, 32)),
-    "frequency_opt": ((1, 3, 32, 32), (1, 3, 32, 32)),
+    "disparity_opt": ((1, 3, 4, 4), (1, 3, 4, 4), "DisparityLoss"),
+    "reblur_opt": ((1, 3, 4, 4), (1, 3, 32, 32), "ReblurLoss"),
+    "defocus_opt": ((1, 1, 4, 4), (1, 1, 32, 32), "DefocusLoss"),
+    "frequency_opt": ((1, 3, 32, 32), (1, 3, 32, 32), "FrequencyLoss"),
+    "perceptual_opt": ((1, 3, 64, 64), (1, 3, 64, 64), "LPIPSLoss, PerceptualLoss"),
 }
-"""Loss -> what it is given, for a picture of 32x32, see :func:`ifan_plugin.models.training_step.loss_terms`."""
+"""Loss -> what it is given, for a picture of 32x32 (of 64x64 where networks compare), and what is meant for it; see
+:func:`ifan_plugin.models.training_step.loss_terms`."""
 
 
 def check(options: dict[str, Any], where: str, *, is_train: bool) -> None:
@@ -92,6 +98,8 @@ def _check_training(options: dict[str, Any], where: str, network: Mapping[str, A
     train = options["train"] = check_mapping(options["train"], TRAIN_OPTIONS, f"{where}: train")
     train["total_iter"] = int(train["total_iter"])
     _check_losses(train, network["type"], f"{where}: train")
+    if train["pixel_opt"] is None:
+        _check_map_alone(options, where, is_ifan=is_ifan)
     _check_recipe(train, f"{where}: train")
     _check_stages(options["datasets"]["train"], is_ifan, f"{where}: datasets: train")
     if not is_ifan:
@@ -124,11 +132,27 @@ def _check_training(options: dict[str, Any], where: str, network: Mapping[str, A
         _fill_reblurring(options, where)
 
 
+def _check_map_alone(options: Mapping[str, Any], where: str, *, is_ifan: bool) -> None:
+    """Without a pixel loss no picture is restored, so nothing that is made of one can be asked for."""
+    train = options["train"]
+    if not is_ifan or train["defocus_opt"] is None:
+        raise UserError(
+            f"{where}: train: pixel_opt: ~ trains IFAN's disparity map alone, which needs network_g of type IFAN and "
+            "defocus_opt; give a loss between restored and sharp picture, such as {type: L1Loss}"
+        )
+    others = [key for key in ("disparity_opt", "reblur_opt", "perceptual_opt", "frequency_opt") if train[key]]
+    if others or "network_r" in options:
+        name = f"train: {others[0]}" if others else "network_r"
+        raise UserError(f"{where}: {name}: not with pixel_opt: ~, which trains the disparity map by defocus_opt alone")
+
+
 def _check_losses(train: Mapping[str, Any], network: str, where: str) -> None:
-    for key, (predicted, wanted) in _COMPARED.items():
-        if train[key] is not None:
-            full_size = key == "defocus_opt" and network in _MAPS
-            check_loss(train[key], f"{where}: {key}", wanted if full_size else predicted, wanted)
+    for key, (predicted, wanted, valid) in _COMPARED.items():
+        if train[key] is None or (key == "perceptual_opt" and train[key].get("type") == "PerceptualLoss"):
+            continue  # BasicSR's own would fetch its network for this
+        if key == "defocus_opt" and network in _MAPS:
+            predicted, valid = wanted, "DefocusMapLoss"
+        check_loss(train[key], f"{where}: {key}", predicted, wanted, valid)
 
 
 def _check_coc(options: Mapping[str, Any], where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -52,6 +53,15 @@ def batch(options: dict, size: int = 2) -> dict:
     filled = option_check.check(copy.deepcopy(options), "f", is_train=True)["datasets"]["train"]
     dataset = build_dataset(filled)
     return default_collate([dataset[i] for i in range(size)])
+
+
+def with_coc(dpdd: Path, folder: Path) -> Path:
+    """A copy of the data set with the circle of confusion that ``simulate --save-coc`` writes."""
+    copied = shutil.copytree(dpdd, folder / "with_coc")
+    (copied / "train_coc").mkdir()
+    for path in (copied / "train_c/source").iterdir():
+        cv2.imwrite(str(copied / "train_coc" / path.name), np.full(cv2.imread(str(path)).shape[:2], 33000, np.uint16))
+    return copied
 
 
 def step(model, data, count: int = 1) -> None:
@@ -204,7 +214,7 @@ def test_without_views_the_disparity_loss_is_left_out_with_one_line(options, tmp
     assert "l_reblur" in model.get_current_log()
 
 
-def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options, tmp_path):
+def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options, dpdd, tmp_path):
     options["train"]["defocus_opt"] = {"type": "DefocusLoss", "loss_weight": 0.5}
     with pytest.raises(UserError, match=r"train: defocus_opt: needs the circle of confusion .* set coc: true"):
         make(options, tmp_path)
@@ -213,10 +223,7 @@ def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options
     options["datasets"]["train"]["coc"] = True
     with pytest.raises(UserError, match="train_coc: folder not found"):
         make(options, tmp_path)
-    folder = Path(options["datasets"]["train"]["dataroot"])
-    (folder / "train_coc").mkdir()
-    for path in (folder / "train_c/source").iterdir():
-        cv2.imwrite(str(folder / "train_coc" / path.name), np.full(cv2.imread(str(path)).shape[:2], 33000, np.uint16))
+    options["datasets"]["train"]["dataroot"] = str(with_coc(dpdd, tmp_path))
     model = make(options, tmp_path)
     with pytest.raises(UserError, match=r"defocus_opt needs the circle of confusion \(coc\)"):
         step(model, data)
@@ -235,6 +242,51 @@ def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options
         del other["train"]["disparity_opt"], other["train"]["reblur_opt"], other["network_r"]
         with pytest.raises(UserError, match=f"train: defocus_opt: network_g has {words}"):
             make(other, tmp_path)
+
+
+@pytest.fixture
+def map_alone(options, dpdd, tmp_path):
+    """Options of a training of the disparity map alone."""
+    options["datasets"]["train"] |= {"coc": True, "dataroot": str(with_coc(dpdd, tmp_path))}
+    options["network_g"]["filter_init"] = "identity"
+    for key in ("disparity_opt", "reblur_opt"):
+        del options["train"][key]
+    del options["network_r"]
+    options["train"] |= {"pixel_opt": None, "defocus_opt": {"type": "DefocusLoss"}, "ema_decay": 0.5}
+    return options
+
+
+def test_without_a_pixel_loss_the_map_alone_is_trained(map_alone, tmp_path):
+    """What it begins with is the loss of the whole network's map, and the other weights stay."""
+    model = make(map_alone, tmp_path)
+    data = batch(map_alone)
+    before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
+    expected = model.cri_defocus(model.net_g.training_outputs(data["lq"]).lq_disparity, data["coc"]).item()
+    step(model, data)
+    log = model.get_current_log()
+    assert set(log) == {"l_defocus", "l_total", "grad_norm"}
+    assert log["l_total"] == log["l_defocus"] == pytest.approx(expected, rel=1e-5)
+    changed = {name.split(".")[0] for name, value in model.net_g.state_dict().items() if not value.equal(before[name])}
+    assert changed == {"filter_encoder", "disparity_estimator"}
+    step(model, data, 30)
+    assert model.get_current_log()["l_defocus"] < expected
+    model.save(0, 31)
+    saved = torch.load(tmp_path / "models/net_g_31.pth", weights_only=True)
+    IFAN(**saved["hyper_parameters"]).load_state_dict(saved["params_ema"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"defocus_opt": None}, r"train: pixel_opt: ~ trains IFAN's disparity map alone, which needs .*defocus_opt"),
+        ({"frequency_opt": {"type": "FrequencyLoss"}}, "train: frequency_opt: not with pixel_opt: ~"),
+        ({"disparity_opt": {"type": "DisparityLoss"}}, "train: disparity_opt: not with pixel_opt: ~"),
+    ],
+)
+def test_what_needs_a_restored_picture_is_refused_without_a_pixel_loss(map_alone, tmp_path, change, words):
+    map_alone["train"] |= change
+    with pytest.raises(UserError, match=words):
+        make(map_alone, tmp_path)
 
 
 @pytest.mark.parametrize("ablation", ["no_reblur", "no_disparity_loss", "no_disparity", "plain", "dual"])

@@ -309,6 +309,11 @@ def test_a_good_file_is_filled_in(options):
         ),
         ("train:reblur_opt:type", "MSELoss", "f: train: reblur_opt: type: MSELoss doesn't compare what this is for"),
         ("train:disparity_opt:type", "ReblurLoss", "f: train: disparity_opt: type: ReblurLoss doesn't compare"),
+        (
+            "train:perceptual_opt",
+            {"type": "ReblurLoss"},
+            "f: train: perceptual_opt: type: ReblurLoss doesn't compare what this is for; valid: LPIPSLoss, Perceptual",
+        ),
         ("network_r:type", "IFAN", "f: network_r: type: must be ReblurNet, not IFAN"),
         ("network_g:use_filters", False, "f: train: disparity_opt: network_g has use_filters: false"),
         ("logger:print_frq", 1, "f: logger: unknown key 'print_frq'; did you mean 'print_freq'?"),

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from helpers import small_options, write_options
+from helpers import python_path, small_options, write_options
 
 from ifan_plugin import cli
 from ifan_plugin.archs.ifan_arch import IFAN
@@ -236,3 +237,64 @@ def test_a_training_keeps_its_checkpoints_and_goes_on(disk, dpdd, tmp_path, monk
             torch.load(path, weights_only=True)
     assert (disk.path / "experiments/small/training_states/4.state").is_file()
     assert not list(disk.path.rglob(".*.aside.*"))
+
+
+def test_the_demo_says_that_its_results_have_no_room(disk, tmp_path):
+    """A visitor reads it on the page, without the folder's name, and restores again when there is room."""
+    pytest.importorskip("gradio", reason="needs gradio (pip install 'gradio>=5')")
+    from ifan_plugin.demo import answers
+    from ifan_plugin.demo.choice import Choice, Pool
+    from ifan_plugin.demo.pictures import Limits
+    from ifan_plugin.demo.samples import find_samples
+    from ifan_plugin.demo.work import Worker
+    from ifan_plugin.weights.networks import Network
+
+    limits = Limits(megabytes=1, megapixels=1)
+    write_image(tmp_path / "samples/a.png", np.random.default_rng(0).random((64, 96, 3)))
+    net = IFAN(width=2, num_steps=2, res_units=1).eval().requires_grad_(False)
+    pool = Pool([Choice("0", None)], lambda _: Network(net, ("center",), "IFAN", None, "small"), Worker)
+    page = answers.Answers(answers.Setting(pool, limits, find_samples(tmp_path / "samples", limits), disk.path))
+    work = page.load_sample(0)["work"]
+    disk.leave(4096)
+    said = page.restore(work, -1, lambda *_: None)["status"]
+    assert "a_deblurred.png: can&#x27;t be written: No space left on device" in said
+    assert str(disk.path) not in said
+    disk.make_room()
+    given = page.restore(work, -1, lambda *_: None)["download"]["value"]
+    assert Path(given).stat().st_size > 4096
+
+
+@pytest.mark.slow
+def test_a_training_of_mmengines_keeps_its_checkpoints_and_goes_on(disk, dpdd, tmp_path):
+    pytest.importorskip("mmengine", reason="mmengine isn't installed (pip install ifan-plugin[mm])")
+    from runner_cases import small_config
+
+    config = small_config(dpdd, tmp_path)
+    del config["work_dir"]
+    config["train_cfg"] = {"type": "ResumableTrainLoop", "max_iters": 2, "val_interval": 2}
+    config["default_hooks"] = {"checkpoint": {"type": "AsideCheckpointHook", "interval": 2}}
+    config["val_evaluator"] = [config["val_evaluator"]]
+    recipe = tmp_path / "small.py"
+    recipe.write_text("".join(f"{key} = {value!r}\n" for key, value in config.items()))
+
+    def train(*changes: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "ifan_plugin.mm", "train", str(recipe), "--work-dir", str(disk.path / "work")]
+        env = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, *changes], env=env, capture_output=True, text=True, timeout=240)
+
+    first = train()
+    assert first.returncode == 0, first.stderr
+    old = {path: content for path, content in disk.files().items() if path.endswith(".pth")}
+    assert list(old) == ["work/iter_2.pth"]
+    go_on = ("--resume", "--cfg-options", "train_cfg.max_iters=4")
+    for free, name in ((8192, "work"), (900_000, "work/iter_4.pth")):
+        disk.leave(free)
+        done = train(*go_on)
+        assert done.returncode == 2, done.stderr
+        assert f"{disk.path}/{name}: can't be written: No space left on device" in done.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert {path: content for path, content in disk.files().items() if path.endswith(".pth")} == old
+        disk.make_room()
+    done = train(*go_on)
+    assert done.returncode == 0, done.stderr
+    assert (disk.path / "work/iter_4.pth").is_file()
