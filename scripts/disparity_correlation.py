@@ -47,7 +47,7 @@ def scenes_of_set(folder: str) -> Iterator[dict[str, Any]]:
         "name": "held_out", "phase": "test", "dataroot": folder, "layout": "dpdd", "split": "test",
         "views": ["center", "left", "right"], "bit_depth": 16,
     })  # fmt: skip
-    for number, path in enumerate(coc_files(folder, "test", dataset.scenes)):
+    for number, path in enumerate(coc_files(dataset.scenes)):
         scene = torch.utils.data.default_collate([dataset[number] | {"coc": torch.from_numpy(read_coc(path))[None]}])
         height, width = (side // 8 * 8 for side in scene["lq"].shape[2:])
         yield {name: scene[name][..., :height, :width] for name in ("lq", "gt", "coc")}

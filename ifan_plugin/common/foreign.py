@@ -100,6 +100,18 @@ def tidied(content: Mapping[str, Any], path: str | Path, names: Collection[str] 
     return {key: value for key, value in content.items() if key in ("hyper_parameters", "blur_unit")} | found
 
 
+def blur_unit(content: Mapping[str, Any], path: str | Path) -> float | None:
+    """Of a network whose map is the size of the blur: pixels of its diameter to a unit. None: its map is a disparity.
+
+    Raises:
+        UserError: the file says something else than a positive number.
+    """
+    unit = content.get("blur_unit")
+    if unit is not None and not (isinstance(unit, (int, float)) and 0 < unit < 1e6):
+        raise UserError(f"{path}: its blur_unit must be a number of pixels above 0, not {unit!r}")
+    return unit
+
+
 def choose(content: Mapping[str, Any], param_key: str | None) -> str | None:
     """Which of a content's sets is meant: the averaged weights unless told, where there are some; None: it has none."""
     sets = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]

@@ -27,23 +27,32 @@ def check_coc_option(options: Mapping[str, Any], where: str) -> None:
         return
     if options["phase"] != "train":
         raise UserError(f"{where}: coc: is for training; leave it out in phase {options['phase']}")
-    if options.get("layout", "dpdd") != "dpdd":
-        raise UserError(f"{where}: coc: needs layout: dpdd, as basicsr simulate writes it, not {options['layout']}")
+    for number, each in enumerate([options, *(options.get("more") or [])]):
+        place = where if number == 0 else f"{where}: more: {number - 1}"
+        layout = "folders of one's own" if each.get("folders") else each.get("layout", "dpdd")
+        if layout != "dpdd":
+            raise UserError(f"{place}: coc: needs layout: dpdd, as basicsr simulate writes it, not {layout}")
 
 
-def coc_files(root: str, split: str, scenes: Sequence[Scene]) -> list[Path]:
-    """The file of each scene, named like its first view: ``root/{split}_coc/NAME.png``.
+def coc_files(scenes: Sequence[Scene]) -> list[Path]:
+    """The file of each scene, named like its first view: ``ROOT/{split}_coc/NAME.png``.
+
+    Args:
+        scenes: of layout dpdd, ``ROOT/{split}_c/source/NAME.png``; of one root or of several.
 
     Raises:
         UserError: a scene without one.
     """
-    folder = Path(root).expanduser() / f"{split}_coc"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: folder not found (coc: true); basicsr simulate --save-coc writes it")
-    paths = [folder / f"{scene.key}.png" for scene in scenes]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path}: not found (coc: true); each scene needs one (basicsr simulate --save-coc)")
+    paths = []
+    for scene in scenes:
+        view = next(path for path in (scene.center, scene.left, scene.right) if path is not None)
+        split = view.parents[1].name.rpartition("_")[0]
+        folder = view.parents[2] / f"{split}_coc"
+        if not folder.is_dir():
+            raise UserError(f"{folder}: folder not found (coc: true); basicsr simulate --save-coc writes it")
+        paths.append(folder / f"{view.stem}.png")
+        if not paths[-1].is_file():
+            raise UserError(f"{paths[-1]}: not found (coc: true); each scene needs one (basicsr simulate --save-coc)")
     return paths
 
 

@@ -107,7 +107,7 @@ class DualPixelDataset(Dataset):
         self._augment: AugmentConfig = options["augment"]
         self._seed: int = options["seed"]
         self._crop_multiple: int = options["crop_multiple"]
-        self._coc_files = coc_files(options["dataroot"], options["split"], self.scenes) if options["coc"] else None
+        self._coc_files = coc_files(self.scenes) if options["coc"] else None
         if options["check"] == "headers":
             self._source.check()
             for index in range(len(self)):
@@ -136,7 +136,7 @@ class DualPixelDataset(Dataset):
         check_coc_option(options, where)
         source = open_sets(options)
         if options["coc"]:
-            coc_files(options["dataroot"], options["split"], source.scenes)
+            coc_files(source.scenes)
         return options
 
     def __len__(self) -> int:

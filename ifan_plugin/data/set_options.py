@@ -34,9 +34,8 @@ def check_sets(options: dict[str, Any], where: str) -> None:
         UserError: a value that doesn't fit.
     """
     more = [check_mapping(each, _MORE, f"{where}: more: {index}") for index, each in enumerate(options["more"] or [])]
-    for key in ("more", "folders"):
-        if options[key] and options["coc"]:
-            raise UserError(f"{where}: {key}: can't be had with coc: true; leave one of them out")
+    if options["folders"] and options["coc"]:
+        raise UserError(f"{where}: folders: can't be had with coc: true; leave one of them out")
     for index, each in enumerate([options, *more]):
         place = where if index == 0 else f"{where}: more: {index - 1}"
         if each["weight"] > 1 and (options["phase"] != "train" or not more):

@@ -282,6 +282,8 @@ def mend_saving() -> None:
             if hasattr(bare, "hyper_parameters"):  # what shapes don't tell, such as isotropic
                 saved["hyper_parameters"] = dict(bare.hyper_parameters)
             saved[key] = {name.removeprefix("module."): tensor.cpu() for name, tensor in state.items()}
+        if net_label == "net_g" and getattr(self, "blur_unit", None):
+            saved["blur_unit"] = self.blur_unit
         stamp = "latest" if current_iter == -1 else current_iter
         save_atomically(saved, Path(self.opt["path"]["models"]) / f"{net_label}_{stamp}.pth")
 

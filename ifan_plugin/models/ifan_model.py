@@ -21,6 +21,7 @@ from ifan_plugin.host.current import Run
 from ifan_plugin.host.optimizers import averaged, is_averaging
 from ifan_plugin.host.parts import BaseModel, build_loss, build_network, get_root_logger
 from ifan_plugin.inference import run_network
+from ifan_plugin.losses import DefocusLoss
 from ifan_plugin.models import ifan_options, memory, validation
 from ifan_plugin.models.training_step import TrainingStep, lay_out, loss_terms, parts_of
 from ifan_plugin.pictures.kernels import FilterInspector
@@ -301,6 +302,12 @@ class IFANModel(BaseModel):
         """``lq``, ``result`` and ``gt`` of the current batch, on the CPU."""
         found = (("lq", self.lq), ("result", self.output), ("gt", self.gt))
         return OrderedDict((name, value.detach().cpu()) for name, value in found if value is not None)
+
+    @property
+    def blur_unit(self) -> float | None:
+        """Of a network whose map is taught the size of the blur: pixels of its diameter to a unit; saved with it."""
+        loss = getattr(self, "cri_defocus", None)
+        return 1 / loss.scale if isinstance(loss, DefocusLoss) and not loss.signed else None
 
     # --- saving -------------------------------------------------------------------------------------------------
 

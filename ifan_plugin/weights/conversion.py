@@ -54,6 +54,7 @@ class Weights:
         beside: what else the file holds, and how to get it; empty where there is nothing.
         joint: whether the file is of one of the kinds in :data:`JOINT`.
         averaged: the averaged parameters, where both sets were asked for.
+        blur_unit: see :class:`ifan_plugin.weights.networks.Network`; the kinds in :data:`JOINT` can't say it.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Weights:
     beside: str = ""
     joint: bool = False
     averaged: dict[str, Tensor] | None = None
+    blur_unit: float | None = None
 
     @property
     def count(self) -> int:
@@ -138,7 +140,8 @@ def read_weights(
     if both and network is IFAN:
         other.append("the reblurring network, too (--reblurring FILE)")
     beside = f"it has {' and '.join(other)}" if other else ""
-    return Weights(path, network, params, hyper_parameters, found, beside, runners, averaged)
+    unit = foreign.blur_unit(content, path)
+    return Weights(path, network, params, hyper_parameters, found, beside, runners, averaged, unit)
 
 
 def write_weights(
@@ -276,7 +279,9 @@ def _to_runner(weights: Weights, reblurring: Weights | None) -> dict[str, Any]:
 
 
 def _to_ours(weights: Weights) -> dict[str, Any]:
-    content = {"hyper_parameters": weights.hyper_parameters, "params": weights.params}
+    content: dict[str, Any] = {"hyper_parameters": weights.hyper_parameters, "params": weights.params}
+    if weights.blur_unit is not None:
+        content["blur_unit"] = weights.blur_unit
     return content if weights.averaged is None else content | {"params_ema": weights.averaged}
 
 
@@ -340,6 +345,8 @@ def _write_safetensors(path: Path, weights: Weights) -> None:
         "hyper_parameters": json.dumps(weights.hyper_parameters),
         "written_by": f"ifan_plugin {__version__}",
     }
+    if weights.blur_unit is not None:
+        metadata["blur_unit"] = f"{weights.blur_unit:g}"
     data = save(params, metadata)
     with written_aside(path) as file:
         file.write(data)

@@ -126,9 +126,7 @@ def load_network(
         description = f"{description} ({ships.summary})"
     content = None if path is None else _content(path)
     key = "params" if content is None else foreign.choose(content, param_key) or "params"
-    unit = content.get("blur_unit") if isinstance(content, dict) else None
-    if unit is not None and not (isinstance(unit, (int, float)) and 0 < unit < 1e6):
-        raise UserError(f"{path}: its blur_unit must be a number of pixels above 0, not {unit!r}")
+    unit = None if path is None or content is None else foreign.blur_unit(content, path)
     return Network(net.eval().requires_grad_(False).to(chosen), views, name, path, description, key, unit)
 
 

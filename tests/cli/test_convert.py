@@ -127,6 +127,15 @@ def test_our_file_to_the_authors_keys_and_back(folder):
     assert IFAN(**found["hyper_parameters"]).hyper_parameters == content["hyper_parameters"]
 
 
+def test_what_the_map_is_comes_along(folder):
+    """The shipped network's is the size of the blur, in units of 5 px; a copy's, and a copy of a copy's, too."""
+    from ifan_plugin.weights.networks import load_network
+
+    for source, target in (("ifan_small", "copy.pth"), (folder / "copy.pth", "back.safetensors")):
+        assert convert(source, folder / target) == 0
+        assert load_network(folder / target, device="cpu").blur_unit == 5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_types_are_kept(folder, dtype):
     params = IFAN(**SMALL).to(dtype).state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -145,9 +146,32 @@ class TestSeveral:
         assert len(set(keys)) == 3
         assert keys[2] == f"2_{alone[1].scenes[0].key}"
 
+    def test_each_scene_has_the_circle_of_confusion_of_its_own_set(self, roots):
+        """Their names are the same in both."""
+        for number, root in enumerate(roots):
+            (root / "train_coc").mkdir()
+            for path in (root / "train_c/source").iterdir():
+                size = cv2.imread(str(path)).shape[:2]
+                cv2.imwrite(str(root / "train_coc" / path.name), np.full(size, 32768 + 256 * (number + 1), np.uint16))
+        more = [{"dataroot": str(roots[1]), "weight": 2}]
+        dataset = DualPixelDataset(options(roots[0], "train", more=more, coc=True))
+        for index in range(len(dataset)):
+            sample = dataset[EpochIndex(index)]
+            assert sample["coc"].unique().tolist() == [1.0 if "/a/" in sample["gt_path"] else 2.0]
+        lost = next((roots[1] / "train_coc").iterdir())
+        lost.unlink()
+        with pytest.raises(UserError, match=rf"^{re.escape(str(lost))}: not found \(coc: true\)"):
+            DualPixelDataset(options(roots[0], "train", more=more, coc=True))
+
     @pytest.mark.parametrize(
         ("phase", "changed", "message"),
         [
+            ("train", {"coc": True, "folders": {"center": "x"}}, "folders: can't be had with coc: true"),
+            (
+                "train",
+                {"coc": True, "more": [{"dataroot": ".", "layout": "folder"}]},
+                "more: 0: coc: needs layout: dpdd",
+            ),
             ("test", {"weight": 2}, "weight: is for training"),
             ("train", {"weight": 2}, "weight: says nothing of one set alone"),
             ("train", {"more": [{"dataroot": "/none"}]}, "more: 0: dataroot"),

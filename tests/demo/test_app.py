@@ -114,7 +114,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, net: IFAN) -> Iterator[Serv
     )  # fmt: skip
     yield found
     if found.process.poll() is None:  # its last test ends it
-        found.process.send_signal(signal.SIGINT)
+        found.process.terminate()  # SIGINT is ignored where tests run in the background of a script
         found.process.wait(60)
 
 

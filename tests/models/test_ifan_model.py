@@ -273,6 +273,13 @@ def test_without_a_pixel_loss_the_map_alone_is_trained(map_alone, tmp_path):
     model.save(0, 31)
     saved = torch.load(tmp_path / "models/net_g_31.pth", weights_only=True)
     IFAN(**saved["hyper_parameters"]).load_state_dict(saved["params_ema"])
+    assert "blur_unit" not in saved
+
+
+def test_a_checkpoint_says_that_its_map_is_the_size_of_the_blur(map_alone, tmp_path):
+    map_alone["train"]["defocus_opt"] |= {"signed": False, "scale": 0.25}
+    make(map_alone, tmp_path).save(0, 1)
+    assert torch.load(tmp_path / "models/net_g_1.pth", weights_only=True)["blur_unit"] == 4
 
 
 @pytest.mark.parametrize(
