@@ -13,7 +13,14 @@ from ifan_plugin.demo.pictures import as_rgb, as_rgb8
 from ifan_plugin.demo.work import Work
 from ifan_plugin.metrics import psnr
 from ifan_plugin.pictures.kernels import SCALE, EffectiveKernel, FilterInspector, neighbourhood
-from ifan_plugin.pictures.visual import ERROR_SCALE, colour_bar, colour_disparity, error_map, kernel_picture
+from ifan_plugin.pictures.visual import (
+    ERROR_SCALE,
+    colour_bar,
+    colour_disparity,
+    colour_error,
+    error_map,
+    kernel_picture,
+)
 
 PREVIEW = 960  # px, longer side of the picture to click into
 KERNEL_SIDE = 640  # px, of the squares; shown at half of it, so that texts are sharp on any screen
@@ -129,22 +136,16 @@ def disparity_html(work: Work) -> str:
     limit = float(np.abs(found).max())
     height, width = work.photo.size
     large = cv2.resize(found, (SCALE * found.shape[1], SCALE * found.shape[0]), interpolation=cv2.INTER_NEAREST)
-    shown = _fitted(colour_disparity(large[:height, :width], limit), PREVIEW, cv2.INTER_AREA)
-    kind = "Diameter of the blur" if work.blur_size else "Disparity map"
-    remark = "It tells no side of the focus" if work.blur_size else "Blue and red lie on opposite sides of the focus"
+    large = large[:height, :width]
+    if work.blur_size:
+        kind, remark, shown = "Diameter of the blur", "It tells no side of the focus", colour_error(large / limit)
+        texts = ["0, in focus", f"{limit:.2g} px"]
+    else:
+        kind, remark = "Disparity map", "Blue and red lie on opposite sides of the focus"
+        shown, texts = colour_disparity(large, limit), [f"−{limit:.2g}", "0, in focus", f"+{limit:.2g} px{where}"]
     alt = f"{kind}, from {low:.2f} to {high:.2f} pixels{where}"
-    texts = [f"−{limit:.2g}", "0, in focus", f"+{limit:.2g} px{where}"]
-    return row(
-        [
-            figure(
-                shown,
-                alt,
-                f"{alt}. {remark}.",
-                "map",
-                legend(signed=True, texts=texts),
-            )
-        ]
-    )
+    bar = legend(signed=not work.blur_size, texts=texts)
+    return row([figure(_fitted(shown, PREVIEW, cv2.INTER_AREA), alt, f"{alt}. {remark}.", "map", bar)])
 
 
 def error_html(work: Work) -> str:
