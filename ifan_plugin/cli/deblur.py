@@ -8,9 +8,7 @@ import logging
 import math
 import os
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ifan_plugin import zoo
 from ifan_plugin.common.errors import UserError
 from ifan_plugin.common.files import expanded, make_folder
+from ifan_plugin.common.stopping import ended_by_sigterm
 from ifan_plugin.options.arguments import PLUGIN_HELP, Parser, arch_options
 
 if TYPE_CHECKING:
@@ -230,7 +229,7 @@ def main(argv: list[str]) -> int:
     batch.require_runnable(jobs, settings)
     to_file = jobs[0].output == out
     _make_folder(out.parent if to_file else out)
-    with _ended_by_sigterm(), _watcher(len(jobs), args.quiet) as watcher:
+    with ended_by_sigterm(), _watcher(len(jobs), args.quiet) as watcher:
         outcome = batch.restore_all(jobs, settings, watcher)
     _report(outcome, args.quiet, out)
     return 1 if outcome.failed or outcome.untried else 0
@@ -238,23 +237,6 @@ def main(argv: list[str]) -> int:
 
 def _silent(text: str) -> None:
     """Say nothing."""
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that nothing half-written is left."""
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other take signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _make_folder(folder: Path) -> None:

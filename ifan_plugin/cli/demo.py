@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 from ifan_plugin.common.errors import UserError
 from ifan_plugin.common.files import expanded, temporary_folder
+from ifan_plugin.common.stopping import ended_by_sigterm
 from ifan_plugin.options.arguments import PLUGIN_HELP, Parser
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
@@ -169,20 +169,20 @@ def _serve(args: argparse.Namespace, tile: int | str, folder: Path) -> int:
     network = pool.worker(0).network  # before the page: what is wrong with it is said here
     samples = find_samples(args.samples, limits)
     page = build(Setting(pool, limits, samples, folder))
-    signal.signal(signal.SIGTERM, _interrupted)
     try:
-        address = launch(page, limits, args.host, args.port)
-        lines = loaded_lines(network)
-        if len(choices) > 1:
-            lines.append(f"To choose from: {', '.join(choice.name for choice in choices)}.")
-        sys.stdout.write("\n".join([*lines, f"Serving on {address} (Ctrl-C ends it)"]) + "\n")
-        sys.stdout.flush()
-        if args.host not in LOOPBACK:
-            sys.stderr.write(
-                f"basicsr demo: warning: whoever reaches {args.host} can use this page; there is no password\n"
-            )
-        while True:
-            time.sleep(1)
+        with ended_by_sigterm():
+            address = launch(page, limits, args.host, args.port)
+            lines = loaded_lines(network)
+            if len(choices) > 1:
+                lines.append(f"To choose from: {', '.join(choice.name for choice in choices)}.")
+            sys.stdout.write("\n".join([*lines, f"Serving on {address} (Ctrl-C ends it)"]) + "\n")
+            sys.stdout.flush()
+            if args.host not in LOOPBACK:
+                sys.stderr.write(
+                    f"basicsr demo: warning: whoever reaches {args.host} can use this page; there is no password\n"
+                )
+            while True:
+                time.sleep(1)
     except KeyboardInterrupt:
         sys.stdout.write("Ending\n")
     finally:
@@ -192,7 +192,3 @@ def _serve(args: argparse.Namespace, tile: int | str, folder: Path) -> int:
     if pool.is_busy:  # torch can't be interrupted, and Python's own way out would trip over its threads
         os._exit(0)
     return 0
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt

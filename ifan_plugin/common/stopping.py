@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -66,6 +67,23 @@ def forget() -> None:
     for number, handler in _Asked.before.items():
         signal.signal(number, handler)
     _Asked.before, _Asked.number = {}, None
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl+C does, by KeyboardInterrupt, so that nothing half-written is left."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other take signals
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def asked() -> int | None:

@@ -18,8 +18,8 @@ class DefocusLoss(nn.Module):
     the disparity follows from it: over a disk of diameter c the views' kernels are ramps 1 ± split · x / (c / 2), whose
     centroids lie split · c / 4 apart, at 1/8 size split · c / 32. This loss isn't in the paper.
 
-    It isn't a recipe by itself: from the paper's first weights, at a rate of 5e-4, the encoder and estimator of a small
-    dual-pixel network were still flat after 2,400 iterations of 8 patches of 64x64.
+    Beside the other losses from the start it leaves the map flat for thousands of iterations, too: what works is a
+    first stage in which the map is trained alone, from He's weights (``pixel_opt: ~``, options/train_IFAN_map.yml).
 
     Args:
         loss_weight: factor on the loss.

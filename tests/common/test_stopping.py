@@ -16,14 +16,15 @@ from ifan_plugin.common import stopping
 
 @pytest.fixture
 def watched():
-    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    plain = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in plain.items()}  # whoever runs the tests
     stopping.watch()
     yield
     stopping.forget()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before[signal.SIGINT])
-    assert {number: signal.getsignal(number) for number in stopping.SIGNALS} == before
+    found = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert found == plain
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,13 @@ def test_a_handler_that_somebody_put_back_is_replaced_again(watched):
     stopping.watch()
     signal.raise_signal(signal.SIGTERM)
     assert stopping.asked() == signal.SIGTERM
+
+
+def test_sigterm_ends_a_block_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stopping.ended_by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_is_ignored_stays_so():
