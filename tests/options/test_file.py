@@ -384,11 +384,10 @@ def test_every_shipped_file_says_what_it_is_and_checks(path, dpdd, tmp_path, mon
         if dataset["type"] == "SimulatedDualPixelDataset":
             make_rgbd(Path(dataset["dataroot_sharp"]), dataset.get("dataroot_depth"), dpdd)
             continue
-        root = Path(dataset["dataroot"])
-        root.parent.mkdir(exist_ok=True)
+        roots = [Path(each["dataroot"]) for each in (dataset, *dataset.get("more", ()))]
         layout = dataset["layout"]
-        if not root.exists():
-            root.mkdir()
+        for root in roots:
+            root.mkdir(parents=True, exist_ok=True)
         links = {
             "dpdd": {p.name: p for p in dpdd.iterdir()},
             "realdof": {"source": dpdd / "test_c/source", "target": dpdd / "test_c/target"},
@@ -404,10 +403,13 @@ def test_every_shipped_file_says_what_it_is_and_checks(path, dpdd, tmp_path, mon
                 ]
             },
         }[layout]
-        for name, target in links.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            if not (root / name).exists():
-                (root / name).symlink_to(target)
+        if dataset.get("coc"):  # what simulate --save-coc writes, nearly
+            links["train_coc"] = dpdd / "train_c/source"
+        for root in roots:
+            for name, target in links.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                if not (root / name).exists():
+                    (root / name).symlink_to(target)
     if options["path"]["pretrain_network_g"]:
         from ifan_plugin.archs.ifan_arch import IFAN
 
