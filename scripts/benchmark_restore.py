@@ -336,7 +336,8 @@ def markdown(result):
         base = bases.get((row["pass"], row["size"]))
         faster = share = ""
         if base is not None and "median" in base:
-            faster, share = f"{base['median'] / row['median']:.2f}x", f"{row['peak'] / max(base['peak'], 1):.0%}"
+            faster = f"{base['median'] / row['median']:.2f}x"
+            share = f"{row['peak'] / base['peak']:.0%}" if base["peak"] > MIB else "–"  # too little to be compared
         differs = f"{row['difference']:.1e}" if "difference" in row else ""
         lines.append(
             f"{start}| {row['median']:.3f} | {row['spread']:.0%} | {faster} | {row['peak'] / MIB:.0f} | {share} "
