@@ -6,6 +6,7 @@ demand: contiguous x, filters whose batch items are contiguous, one dtype, one d
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -79,8 +80,9 @@ def _contiguous_items(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
+@functools.cache
 def _register() -> None:
-    """What the schemas lack."""
+    """What the schemas lack. Once: torch 2.10 refuses a second time."""
     torch.library.register_fake(f"{NAMESPACE}::iac", _iac_fake)
     torch.library.register_fake(f"{NAMESPACE}::iac_backward", _backward_fake)
     torch.library.register_fake(f"{NAMESPACE}::iac_step", _step_fake)

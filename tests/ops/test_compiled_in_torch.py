@@ -209,6 +209,10 @@ def test_a_build_without_extension_says_so(monkeypatch: pytest.MonkeyPatch, capl
         iac(x, filters, 2, backend="cpu")
 
 
+def test_loading_again_changes_nothing() -> None:
+    assert _library.load() == _library.load()
+
+
 def test_a_failed_load_keeps_the_loader_s_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "_C.abi3.so"
     broken.write_bytes(b"not a library")
