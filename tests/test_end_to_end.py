@@ -61,15 +61,16 @@ def test_the_quickstarts_files_train_and_test(simulated, tmp_path):
 
 
 def test_a_network_learns_the_side_of_the_focus(simulated, tmp_path):
-    """A seventh of the recipe's iterations; a map that is flat or has the wrong sign correlates with nothing."""
+    """An eighth of the recipe's iterations, in float32, which any processor is quick at. A flat map correlates with
+    nothing."""
     entries = [
-        "num_gpu=0", "train:total_iter=600", "train:scheduler:periods=[600]", "logger:save_checkpoint_freq=600",
-        f"datasets:train:dataroot={simulated}",
+        "num_gpu=0", "train:amp=~", "train:total_iter=500", "train:scheduler:periods=[500]",
+        "logger:save_checkpoint_freq=500", f"datasets:train:dataroot={simulated}",
     ]  # fmt: skip
     recipe = ROOT / "options/train_IFAN_dual_map.yml"
     done = basicsr("train", "-opt", recipe, "--force_yml", *entries, cwd=tmp_path, timeout=560)
     assert done.returncode == 0, done.stderr
-    checkpoint = tmp_path / "experiments/IFAN_dual_map/models/net_g_600.pth"
+    checkpoint = tmp_path / "experiments/IFAN_dual_map/models/net_g_500.pth"
     command = [sys.executable, ROOT / "scripts/disparity_correlation.py", checkpoint, "--data", simulated]
     env = {**os.environ, "PYTHONPATH": python_path()}
     measured = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
