@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # as the framework's imports do; imported while a group lives, it keeps the group
 from helpers import python_path, small_options, write_options
 
 from ifan_plugin.common.errors import UserError
