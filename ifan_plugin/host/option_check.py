@@ -252,6 +252,8 @@ def check_loss(
     predicted: tuple[int, ...],
     wanted: tuple[int, ...],
     valid: str = "L1Loss, MSELoss, CharbonnierLoss",
+    *,
+    several: bool = False,
 ) -> None:
     """Compute a loss once: whether it compares two tensors of these shapes, and gives one number to be minimised.
 
@@ -260,6 +262,7 @@ def check_loss(
         where: names the place in messages.
         predicted, wanted: the shapes.
         valid: names the losses that are meant for this.
+        several: it may give several terms, which count by their sum. One that fetches a network isn't tried then.
 
     Raises:
         UserError: it doesn't.
@@ -269,6 +272,8 @@ def check_loss(
 
     loss, arguments = _type_and_rest(options, LOSS_REGISTRY, where)
     if "vgg_type" in inspect.signature(loss).parameters:
+        if several:
+            return
         raise UserError(f"{where}: type: {options['type']} compares features and gives two numbers; valid: {valid}")
 
     module = loss(**arguments)
@@ -278,6 +283,8 @@ def check_loss(
 
     place = f"{where}: type: {options['type']} doesn't compare what this is for; valid: {valid} (it says"
     value = _try(place, compare, end=")")
+    if several and isinstance(value, tuple):
+        value = sum(term for term in value if term is not None)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         given = f"a tensor of {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
         raise UserError(f"{where}: {options['type']} must give one number, not {given}; valid: reduction: mean or sum")

@@ -148,11 +148,11 @@ def _check_map_alone(options: Mapping[str, Any], where: str, *, is_ifan: bool) -
 
 def _check_losses(train: Mapping[str, Any], network: str, where: str) -> None:
     for key, (predicted, wanted, valid) in _COMPARED.items():
-        if train[key] is None or (key == "perceptual_opt" and train[key].get("type") == "PerceptualLoss"):
-            continue  # BasicSR's own would fetch its network for this
+        if train[key] is None:
+            continue
         if key == "defocus_opt" and network in _MAPS:
             predicted, valid = wanted, "DefocusMapLoss"
-        check_loss(train[key], f"{where}: {key}", predicted, wanted, valid)
+        check_loss(train[key], f"{where}: {key}", predicted, wanted, valid, several=key == "perceptual_opt")
 
 
 def _check_coc(options: Mapping[str, Any], where: str) -> None:

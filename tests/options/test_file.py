@@ -328,6 +328,19 @@ def test_slips_are_found_before_anything_is_built(options, path, value, message)
     assert one_line(caught).startswith(message)
 
 
+def test_a_perceptual_loss_may_give_several_terms_or_fetch_its_network(options, monkeypatch):
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    class TwoTerms(torch.nn.L1Loss):
+        def forward(self, restored, sharp):
+            return super().forward(restored, sharp), None
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "TwoTerms", TwoTerms)
+    for loss in ({"type": "TwoTerms"}, {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}):
+        options["train"]["perceptual_opt"] = loss
+        option_check.check(copy.deepcopy(options), "f", is_train=True)
+
+
 def test_another_networks_losses_are_refused(options):
     options["network_g"] = {"type": "SRVGGNetCompact", "upscale": 1}
     with pytest.raises(UserError, match="disparity_opt: needs network_g of type IFAN, not SRVGGNetCompact"):
