@@ -4,7 +4,8 @@
 Builds the operator for the card, runs tests/gpu and compute-sanitizer, measures the operator, its variants, the
 network, a training step, the loader, the on-device simulator, torch.compile and CUDA graphs. Each stage runs in a
 process of its own with a time limit of its own; what fails is reported with its last lines, and the rest runs. Writes
-OUT.md and OUT.json after each stage: card, driver, versions, date, tables, and the wanted figures beside those found.
+OUT.md and OUT.json after each stage: card, driver, versions, date, tables, and the wanted figures beside those found;
+OUT.log holds all that the stages printed.
 
 examples:
   ./scripts/gpu_check.sh                                       # everything, within 6 minutes on a data-centre card
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace, folder: Path, report: dict) -> None:
         try:
             for each in running:
                 report["stages"].append(finish(each))
+                keep_log(each, args.out)
                 told = report["stages"][-1]
                 reason = told.get("skipped") or told.get("failed") or ""
                 say(f"{told['stage']}: {told['outcome']} after {told['seconds']:.0f} s{f': {reason}' * bool(reason)}")
@@ -135,6 +137,12 @@ def run(args: argparse.Namespace, folder: Path, report: dict) -> None:
                 if each.process.poll() is None:  # interrupted
                     os.killpg(each.process.pid, signal.SIGKILL)
         write(report, args.out)
+
+
+def keep_log(running: Running, out: Path) -> None:
+    """All that a stage printed, for whoever looks into a failure; the report has its last lines alone."""
+    with out.with_suffix(".log").open("a", encoding="utf-8") as kept:
+        kept.write(f"===== {running.stage.name}\n{running.log.read_text(errors='replace')}\n")
 
 
 def machine(device: str) -> dict:
@@ -249,6 +257,8 @@ def main() -> None:
     command = " ".join(["./scripts/gpu_check.sh", *sys.argv[1:]])
     sys.path.insert(0, str(ROOT))
     report = {"command": command, "machine": machine(args.device), "stages": []}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.with_suffix(".log").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
         run(args, Path(folder), report)
     print(markdown(report))
