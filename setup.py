@@ -151,7 +151,7 @@ def extensions() -> dict:  # noqa: C901 (one build a branch)
         modules.append(
             CUDAExtension(
                 "ifan_plugin._C_cuda",
-                [f"{SOURCES}/pytorch/cuda/iac_cuda.cu"],
+                [f"{SOURCES}/pytorch/cuda/{name}" for name in ("iac_cuda.cu", "epilogue_cuda.cu")],
                 extra_compile_args={
                     "cxx": [*optimise, STABLE_ABI, "-DUSE_CUDA"],
                     "nvcc": ["-O3", "-std=c++17", STABLE_ABI, "-DUSE_CUDA"],

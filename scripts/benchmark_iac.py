@@ -32,20 +32,7 @@ PASSES = ("forward", "forward+backward")
 STEPS, TAPS = 17, 3
 
 # `struct Variants` in ifan_plugin/ops/csrc/common/cuda/iac_cuda_plan.hpp says what they are.
-VARIANTS = (
-    "pairs",
-    "ahead",
-    "rows",
-    "programmatic",
-    "small_blocks",
-    "pairs,ahead",
-    "pairs,rows",
-    "rows,programmatic",
-    "pairs,programmatic",
-    "pairs,rows,programmatic",
-    "ahead,rows",
-    "pairs,ahead,rows",
-)
+VARIANTS = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles")
 SWITCH = "IFAN_IAC_VARIANTS"
 
 
@@ -213,8 +200,8 @@ def jobs_of(sizes, dtypes, passes, contestants):
 
 
 def variants_of(dtype):
-    """The contestants of --variants in one type: `pairs` are for half types."""
-    return ["compiled", *(f"compiled:{v}" for v in VARIANTS if "pairs" not in v or dtype in ("float16", "bfloat16"))]
+    """The contestants of --variants in one type: `single` is of half types."""
+    return ["compiled", *(f"compiled:{v}" for v in VARIANTS if v != "single" or dtype in ("float16", "bfloat16"))]
 
 
 def _place(row):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ifan_plugin.archs.layers import PointwiseConv, ResBlock, channels_last, conv, sum_of, up
+from ifan_plugin.archs.layers import PointwiseConv, ResBlock, channels_last, conv, up
 from ifan_plugin.archs.pieces import in_pieces
 
 
@@ -104,7 +104,7 @@ class Reconstructor(nn.Module):
         """`skips`: the features at full size, 1/2 and 1/4. They are taken out of the list, so that their memory can be
         used as soon as they have been."""
         out = self.bottleneck(channels_last(features))
-        out = self.refine3(sum_of(self.up3(out), skips.pop()))
+        out = self.refine3(self.up3(out, skips.pop()))
         for last_levels in (self._half_size, self._full_size):
             skip = skips.pop()
             _, channels, height, width = skip.shape
@@ -112,7 +112,7 @@ class Reconstructor(nn.Module):
         return out
 
     def _half_size(self, features: Tensor, skip2: Tensor) -> Tensor:
-        return self.refine2(sum_of(self.up2(features), skip2))
+        return self.refine2(self.up2(features, skip2))
 
     def _full_size(self, features: Tensor, skip1: Tensor) -> Tensor:
-        return self.to_image(self.refine1(sum_of(self.up1(features), skip1)))
+        return self.to_image(self.refine1(self.up1(features, skip1)))

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ifan_plugin.archs.pieces import in_pieces
+from ifan_plugin.ops.epilogue import epilogue_, fuses, products_as_convolutions
 
 NEGATIVE_SLOPE = 0.1
 
 
-def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+class ConvAct(nn.Sequential):
+    """A convolution, transposed or not, then LeakyReLU, then perhaps a sum."""
+
+    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
+        """`after` is added to the result; without gradients in place."""
+        if can_fuse(self, x):
+            return after_convolution(self[0], x, NEGATIVE_SLOPE, after=after)
+        out: Tensor = cast(Any, super()).forward(x)
+        return out if after is None else sum_of(out, after)
+
+
+def can_fuse(layers: nn.Sequential, x: Tensor) -> bool:
+    """Whether what follows the convolutions of `layers` can be done in one pass, and nobody watches what is between."""
+    return fuses(x) and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+
+
+def after_convolution(
+    layer: nn.Module, x: Tensor, negative_slope: float, *, before: Tensor | None = None, after: Tensor | None = None
+) -> Tensor:
+    """The convolution `layer`, and in one pass its bias and what follows it (:func:`epilogue_`)."""
+    weight, stride, padding = cast(Any, layer.weight), cast(Any, layer.stride), cast(Any, layer.padding)
+    convolve = F.conv_transpose2d if isinstance(layer, nn.ConvTranspose2d) else F.conv2d
+    out = convolve(x, weight, None, stride, padding)
+    return epilogue_(out, cast(Tensor, layer.bias), negative_slope, before=before, after=after)
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> ConvAct:
     """Convolution with zero padding, then LeakyReLU."""
-    return nn.Sequential(
+    return ConvAct(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2),
         nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
     )
 
 
-def up(in_channels: int, out_channels: int) -> nn.Sequential:
+def up(in_channels: int, out_channels: int) -> ConvAct:
     """Transposed convolution that doubles the size, then LeakyReLU."""
-    return nn.Sequential(
+    return ConvAct(
         nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1),
         nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
     )
@@ -38,7 +67,14 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = x
-        for unit in self.units:  # in place: a fresh tensor costs more than the sum (its pages must be mapped)
+        units = cast("list[nn.Sequential]", list(self.units))
+        if all(can_fuse(unit, x) for unit in units):
+            for unit in units:
+                inner = after_convolution(unit[0], out, NEGATIVE_SLOPE)
+                after = x if unit is units[-1] and len(units) > 1 else None
+                out = after_convolution(unit[2], inner, NEGATIVE_SLOPE, before=out, after=after)
+            return out
+        for unit in units:  # in place: a fresh tensor costs more than the sum (its pages must be mapped)
             out = F.leaky_relu(unit(out).add_(out), NEGATIVE_SLOPE, inplace=True)
         return sum_of(out, x) if len(self.units) > 1 else out
 
@@ -69,12 +105,14 @@ class PointwiseConv(nn.Conv2d):
         Returns:
             [B, count, n].
         """
-        weight, bias = self.weight.flatten(1)[first : first + count], self.bias[first : first + count, None]
+        weight, bias = self.weight.flatten(1)[first : first + count], self.bias[first : first + count]
         weight = weight.expand(pixels.shape[0], -1, -1)
-        if out is None:
-            return torch.bmm(weight, pixels).add_(bias)
-        # Autocast leaves products with `out` alone: the types are made its own here.
-        return torch.bmm(weight.to(out.dtype), pixels.to(out.dtype), out=out).add_(bias)
+        with products_as_convolutions(pixels):
+            if out is None:
+                product = torch.bmm(weight, pixels)
+            else:  # autocast leaves products with `out` alone: the types are made its own here
+                product = torch.bmm(weight.to(out.dtype), pixels.to(out.dtype), out=out)
+        return epilogue_(product, bias, 1.0) if fuses(product) else product.add_(bias[:, None])
 
 
 def sum_of(fresh: Tensor, other: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-PIECE_BYTES = {"cpu": 20 * 2**20, "cuda": 2**30}
+PIECE_BYTES = {"cpu": 20 * 2**20, "cuda": 2**29}
 """Device type -> the largest tensor made for a piece.
 
 On CPUs it pays: memory that is asked for in larger blocks than 32 MiB comes from the system anew each time (glibc), and

@@ -86,6 +86,7 @@ def _register() -> None:
     torch.library.register_fake(f"{NAMESPACE}::iac", _iac_fake)
     torch.library.register_fake(f"{NAMESPACE}::iac_backward", _backward_fake)
     torch.library.register_fake(f"{NAMESPACE}::iac_step", _step_fake)
+    torch.library.register_fake(f"{NAMESPACE}::epilogue_", _epilogue_fake)
 
     torch.library.register_autograd(f"{NAMESPACE}::iac", _backward, setup_context=_setup_context)
     # Without formulas of their own these would give no gradient in silence.
@@ -121,6 +122,10 @@ def _backward_fake(grad: Tensor, x: Tensor, filters: Tensor, *_: Any) -> tuple[T
 
 def _step_fake(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
+
+
+def _epilogue_fake(*_: Any) -> None:  # in place
+    return None
 
 
 def _accumulator(x: Tensor) -> torch.dtype:

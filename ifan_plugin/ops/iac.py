@@ -47,6 +47,11 @@ def available_backends() -> dict[str, str | None]:
     return reasons
 
 
+def is_compiled_for_cuda() -> bool:
+    """Whether the CUDA operators are compiled and loaded, whatever devices there are."""
+    return _BACKENDS["cuda"].reason is None
+
+
 def active_backend(device: torch.device | str) -> str:
     """Name of the backend that `iac` takes for tensors on `device` unless told otherwise."""
     return next(name for name in _BACKENDS if _why_not(name, torch.device(device)) is None)

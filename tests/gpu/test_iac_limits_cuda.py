@@ -10,7 +10,7 @@ import pytest
 import torch
 from gpu.device import DEVICE, DTYPES, assert_close, compiled, expected, make, needs_cuda, of_channel, room_for
 
-VARIANTS = ("pairs", "ahead", "rows", "programmatic", "small_blocks", "pairs,ahead,rows,programmatic,small_blocks")
+VARIANTS = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles", "single,serial,tall_tiles")
 
 # B, C, H, W, N, k
 LIMITS = {
@@ -116,6 +116,6 @@ def test_variants_give_the_same(case: tuple, dtype: torch.dtype, names: str, mon
 @needs_cuda
 def test_an_unknown_variant_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     x, filters, _ = make((1, 2, 6, 6), 2, 3, torch.float32)
-    monkeypatch.setenv("IFAN_IAC_VARIANTS", "pairs,peers")
-    with pytest.raises(RuntimeError, match="IFAN_IAC_VARIANTS must be a list of pairs"):
+    monkeypatch.setenv("IFAN_IAC_VARIANTS", "single,peers")
+    with pytest.raises(RuntimeError, match="IFAN_IAC_VARIANTS must be a list of single"):
         torch.ops.ifan_plugin.iac(x, filters, 2, 3, 0.1, True, False, False)

@@ -247,6 +247,8 @@ def test_plans_are_within_every_limit(shim: Shim) -> None:
             assert 1 <= plan.threads_x * plan.threads_y <= (1024 if plan.path == Kernels.PLANE else 512), text
             if backward:
                 assert plan.threads_x * plan.threads_y <= (512 if plan.path == Kernels.PLANE else 256), text
+                if plan.path == Kernels.TILED:
+                    assert plan.threads_x >= min(width, plan.tile_columns + taps - 1), text  # one round for each row
             assert 0 <= plan.shared_bytes <= shared, text
             assert 1 <= plan.planes_per_pass <= planes, text
             assert plan.planes_per_pass * plan.tiles < 2**31, text
@@ -335,7 +337,7 @@ def test_nvcc_compiles_the_kernels(tmp_path: Path) -> None:
         '#include "iac_cuda_backward.cuh"\nauto* one = &ifan::forward<float>;\nauto* other = &ifan::backward<float>;\n'
     )
     messages = compile_cuda(source, tmp_path / "kernels.o", "-arch=sm_90", "-Xptxas", "-v", f"-I{CUDA_SOURCES}")
-    assert_nothing_spills(messages, kernels=10)
+    assert_nothing_spills(messages, kernels=4)
 
 
 @needs_nvcc
@@ -347,7 +349,7 @@ def test_nvcc_compiles_the_extension(tmp_path: Path, architecture: str) -> None:
         source, tmp_path / "iac_cuda.o", f"-arch=sm_{architecture}", "-Xptxas", "-v", "-DUSE_CUDA",
         "-DTORCH_TARGET_VERSION=0x020a000000000000ULL", f"-I{Path(torch.__path__[0]) / 'include'}",
     )  # fmt: skip
-    assert_nothing_spills(messages, kernels=70)
+    assert_nothing_spills(messages, kernels=32)
 
 
 def assert_nothing_spills(messages: str, kernels: int) -> None:

@@ -1,4 +1,4 @@
-"""The kernels' variants, which a card is to choose between: the same bits as the form they replace, without a GPU.
+"""The kernels' variants, which a card is to choose between: the same bits as the form that the plan takes, without a GPU.
 
 What each is for: `struct Variants` in csrc/common/cuda/iac_cuda_plan.hpp. The base form's arithmetic: test_cuda_source.py.
 """
@@ -16,8 +16,8 @@ from ops.host_shim.cases import LARGE, make, needs_compiler, same_bits, too_smal
 from ops.host_shim.driver import CUDA_SOURCES, Device, KernelError, Kernels, Order, Problem, Shim, build
 from torch import Tensor
 
-NAMES = ("pairs", "ahead", "rows", "programmatic", "small_blocks")
-SETS = (*NAMES, "pairs,rows", "ahead,rows,small_blocks", ",".join(NAMES))
+NAMES = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles")
+SETS = (*NAMES, "wide_tiles,short_passes", ",".join(NAMES))
 
 # B, C, H, W, N, k
 PLANES = [
@@ -63,7 +63,7 @@ def test_gives_the_same_bits(shim: Shim, case: tuple, dtype: torch.dtype, names:
 
 
 @needs_compiler
-@pytest.mark.parametrize("names", ["pairs", ",".join(NAMES)])
+@pytest.mark.parametrize("names", ["single", ",".join(NAMES)])
 @pytest.mark.parametrize("case", [PLANES[2], TILES[0]], ids=str)
 def test_the_other_half_type_too(shim: Shim, case: tuple, names: str) -> None:
     test_gives_the_same_bits(shim, case, torch.bfloat16, names)
@@ -77,21 +77,21 @@ def test_float64_keeps_its_form(shim: Shim, case: tuple) -> None:
     arguments = make(tuple(shape), base, torch.float64)
     problem = replace(base, variants=",".join(NAMES))
     plan = shim.plan(shape, torch.float64, problem)
-    assert (plan.columns_at_once, plan.twice_the_rows, plan.ahead) == (1, 0, 0)
+    assert plan.columns_at_once == 1
     assert all(map(same_bits, all_results(shim, arguments, problem), all_results(shim, arguments, base)))
 
 
 @needs_compiler
 @pytest.mark.parametrize(("gap", "columns"), [(0, 2), (6, 2), (5, 1)])
 def test_pairs_need_an_even_batch_stride(shim: Shim, gap: int, columns: int) -> None:
-    problem = Problem(3, variants="pairs")
+    problem = Problem(3)
     x, filters, grad = make((2, 3, 9, 6), problem, torch.float16)
     space = torch.full((2, filters[0].numel() + gap), float("nan"), dtype=torch.float16)
     apart = space.as_strided(filters.shape, (space.stride(0), *filters.stride()[1:]))
     apart.copy_(filters)
     plan = shim.plan(x.shape, torch.float16, problem, batch_stride=space.stride(0))
     assert plan.columns_at_once == columns
-    want = all_results(shim, (x, filters, grad), replace(problem, variants=""))
+    want = all_results(shim, (x, filters, grad), replace(problem, variants="single"))
     got = all_results(shim, (x, apart, grad), problem)
     assert all(map(same_bits, got, want))
 
@@ -100,13 +100,13 @@ def test_pairs_need_an_even_batch_stride(shim: Shim, gap: int, columns: int) -> 
 @pytest.mark.parametrize("offset", [1, 2])
 def test_pairs_of_filters_that_begin_anywhere(shim: Shim, offset: int) -> None:
     """Two bytes past a multiple of four there are no words to load; a shifted x may be."""
-    shape, problem = (1, 2, 6, 8), Problem(3, variants="pairs")
+    shape, problem = (1, 2, 6, 8), Problem(3)
     x, filters, _ = make(shape, problem, torch.bfloat16)
     space = torch.zeros(filters.numel() + 8, dtype=torch.bfloat16)
     moved = space[offset : offset + filters.numel()].view(filters.shape)
     moved.copy_(filters)
     assert moved.data_ptr() % 4 == 2 * (offset % 2)
-    want, _ = shim.forward(x, filters, replace(problem, variants=""))
+    want, _ = shim.forward(x, filters, replace(problem, variants="single"))
     assert same_bits(shim.forward(x, moved, problem)[0], want)
 
 
@@ -118,8 +118,7 @@ def test_plan_of_a_training_batch(shim: Shim) -> None:
     shape = (8, 128, 32, 32)
     plans = {names: shim.plan(shape, torch.float16, Problem(17, variants=names)) for names in ("", *NAMES)}
     assert {plan.path for plan in plans.values()} == {Kernels.PLANE}
-    assert (plans[""].threads_x, plans["pairs"].threads_x, plans["pairs"].columns_at_once) == (32, 16, 2)
-    assert plans["ahead"].ahead == plans["rows"].twice_the_rows == 1
+    assert (plans["single"].threads_x, plans[""].threads_x, plans[""].columns_at_once) == (32, 16, 2)
     assert not any(plan.programmatic for plan in plans.values()), "there is one launch"
 
 
@@ -128,19 +127,30 @@ def test_plan_of_a_photograph(shim: Shim) -> None:
     shape = (1, 128, 140, 210)
     plans = {names: shim.plan(shape, torch.float16, Problem(17, variants=names)) for names in ("", *NAMES)}
     assert {plan.path for plan in plans.values()} == {Kernels.TILED}
-    assert plans["rows"].tile_rows == 2 * plans[""].tile_rows
-    assert plans["small_blocks"].threads_y == plans[""].threads_y // 2
-    assert plans["pairs"].threads_x * 2 >= 210 > plans["pairs"].threads_x
-    assert [names for names, plan in plans.items() if plan.programmatic] == ["programmatic"]
-    older = Problem(17, variants="programmatic", device=Device(programmatic_launch=False))
+    assert plans[""].threads_x * 2 >= 210 > plans[""].threads_x
+    assert [names for names, plan in plans.items() if not plan.programmatic] == ["serial"]
+    older = Problem(17, device=Device(programmatic_launch=False))
     assert not shim.plan(shape, torch.float16, older).programmatic
+    passes = [plans[names].planes_per_pass for names in ("long_passes", "", "short_passes")]
+    assert passes == sorted(passes, reverse=True)
+    assert len(set(passes)) > 1
+
+
+@needs_compiler
+def test_plan_of_a_photographs_backward(shim: Shim) -> None:
+    """A thread has one column of a tile and its halo: a second round for two columns would take as long as the first."""
+    shape = (1, 128, 140, 210)
+    for names, across, rows in (("", 32, 30), ("wide_tiles", 64, 14), ("tall_tiles", 64, 30)):
+        plan = shim.plan(shape, torch.float32, Problem(17, variants=names), backward=True)
+        assert (plan.threads_x, plan.tile_rows) == (across, rows)
+        assert plan.tile_columns + 2 <= across
 
 
 @needs_compiler
 def test_only_the_first_launch_waits_for_what_was_before(shim: Shim) -> None:
     shape = (1, 6, 33, 40)
     device = too_small(shape, torch.float32, Device(multiprocessors=1, l2_bytes=1))
-    problem = Problem(4, device=device, variants="programmatic", save_steps=False)
+    problem = Problem(4, device=device, save_steps=False)
     x, filters, _ = make(shape, problem, torch.float32)
     passes = -(-6 // shim.plan(shape, torch.float32, problem).planes_per_pass)
     shim.forward(x, filters, problem)
@@ -153,12 +163,12 @@ def test_only_the_first_launch_waits_for_what_was_before(shim: Shim) -> None:
     ("names", "known"),
     [
         ("", True),
-        ("pairs", True),
-        ("pairs,ahead", True),
-        ("pair", False),
-        ("pairsx", False),
-        ("pairs,,ahead", False),
-        ("pairs ahead", False),
+        ("single", True),
+        ("single,serial", True),
+        ("singl", False),
+        ("singles", False),
+        ("single,,serial", False),
+        ("single serial", False),
     ],
 )
 def test_names(shim: Shim, names: str, known: bool) -> None:
@@ -191,7 +201,7 @@ def test_a_missing_wait_is_found(tmp_path: Path, name: str, at: int) -> None:
     failed = 0
     for case in ((1, 1, 37, 70, 3, 3), (1, 1, 9, 7, 3, 5)):  # the second one's backward is wide
         *shape, num_steps, taps = case
-        problem = Problem(num_steps, taps, device=too_small(tuple(shape), torch.float32), variants="programmatic")
+        problem = Problem(num_steps, taps, device=too_small(tuple(shape), torch.float32))
         arguments = make(tuple(shape), problem, torch.float32)
         try:
             all_results(shim, arguments, problem)

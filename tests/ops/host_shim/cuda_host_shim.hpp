@@ -55,6 +55,8 @@ To bit_cast(From from) {
 }
 }  // namespace shim
 
+inline unsigned short __half_as_ushort(__half value) { return value.bits; }
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
 inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
 inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) { return {bits}; }
 inline float __half2float(__half value) { return static_cast<float>(shim::bit_cast<_Float16>(value.bits)); }
@@ -71,6 +73,10 @@ inline __nv_bfloat16 __float2bfloat16_rn(float value) {
 template <typename T>
 inline T __ldcs(const T* at) {
   return *at;
+}
+template <typename T>
+inline void __stcs(T* at, T value) {
+  *at = value;
 }
 
 // ---------------------------------------------------------------- runtime

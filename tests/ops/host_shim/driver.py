@@ -88,7 +88,7 @@ class Plan(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             "path", "threads_x", "threads_y", "tile_rows", "tile_columns", "tiles_x", "tiles", "shared_bytes",
-            "planes_per_pass", "scratch_planes", "columns_at_once", "twice_the_rows", "ahead", "programmatic",
+            "planes_per_pass", "scratch_planes", "columns_at_once", "programmatic",
         )
     ]  # fmt: skip
 
@@ -194,6 +194,28 @@ class Shim:
             steps_fenced, into[0].tensor, grad_weights, grad_bias,
         )  # fmt: skip
         return into[0].tensor, into[1].tensor
+
+    def epilogue(
+        self, x: Tensor, bias: Tensor, slope: float, before: Tensor | None, after: Tensor | None, *, aligned: bool
+    ) -> Tensor:
+        """`epilogue_` of a copy of x, contiguous or channels-last, as all others are."""
+        channels_last = not x.is_contiguous()
+        inner = x.shape[2:].numel()
+        order = (0, 2, 3, 1) if channels_last else tuple(range(x.dim()))  # memory's
+        buffers = [Fenced.holding(each.permute(order)) for each in (x, before, after) if each is not None]
+        given = iter(buffers)
+        pointers = [None if each is None else next(given).tensor.data_ptr() for each in (x, before, after)]
+        call = _call((1, 1, 1, 1), x.dtype, Problem(1, slope=slope))
+        report = Report()
+        self._library.shim_epilogue(
+            ctypes.byref(call), ctypes.c_void_p(pointers[0]), ctypes.c_void_p(bias.data_ptr()),
+            ctypes.c_void_p(pointers[1]), ctypes.c_void_p(pointers[2]), ctypes.c_int64(x.numel()), ctypes.c_int64(inner),
+            ctypes.c_int64(x.shape[1]), channels_last, aligned, ctypes.byref(report),
+        )  # fmt: skip
+        if report.error or report.fault or not all(buffer.intact() for buffer in buffers):
+            raise KernelError(f"error {report.error}, fault {report.fault}, or a fence was overwritten")
+        back = (0, 3, 1, 2) if channels_last else order
+        return buffers[0].tensor.permute(back)
 
     def _run(self, function: object, call: Call, buffers: list[Fenced], *tensors: Tensor) -> None:
         report = Report()

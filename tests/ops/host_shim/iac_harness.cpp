@@ -1,6 +1,7 @@
 // The IAC kernels behind a C interface, for tests/ops/test_cuda_source.py to call through ctypes.
 //
 // IFAN_SHIM_FLOAT_ONLY leaves the other types out: a quick build for the tests that compile patched sources.
+#include "epilogue.cuh"
 #include "iac_cuda_backward.cuh"
 
 namespace {
@@ -23,7 +24,7 @@ struct Report {
 
 struct PlanOut {
   int64_t path, threads_x, threads_y, tile_rows, tile_columns, tiles_x, tiles, shared_bytes, planes_per_pass;
-  int64_t scratch_planes, columns_at_once, twice_the_rows, ahead, programmatic;
+  int64_t scratch_planes, columns_at_once, programmatic;
 };
 
 ifan::Shape shape_of(const Call& call) {
@@ -146,14 +147,25 @@ void shim_plan(const Call* call, int backward, PlanOut* out) {
           backward ? ifan::backward_scratch_planes(plan, call->num_steps)
                    : ifan::forward_scratch_planes(plan, call->num_steps, call->save_steps != 0),
           plan.columns_at_once,
-          plan.twice_the_rows,
-          plan.ahead,
           plan.programmatic};
 }
 
 int shim_knows(const char* names) {
   ifan::Variants variants;
   return ifan::read_variants(names, variants);
+}
+
+// before, after: null where they are missing. The call tells type, order of the threads and slope.
+void shim_epilogue(const Call* call, void* x, const void* bias, const void* before, const void* after, int64_t count,
+                   int64_t inner, int64_t channels, int channels_last, int aligned, Report* report) {
+  *report = with_type(call->dtype, [&](auto value) {
+    using T = decltype(value);
+    start(*call);
+    shim::watch(static_cast<T*>(x), static_cast<size_t>(count));
+    return finish(ifan::epilogue<T>(static_cast<T*>(x), static_cast<const T*>(bias), static_cast<const T*>(before),
+                                    static_cast<const T*>(after), count, inner, channels, channels_last != 0,
+                                    aligned != 0, static_cast<ifan::Acc<T>>(call->slope), nullptr));
+  });
 }
 
 void shim_forward(const Call* call, const void* x, const void* weights, const void* bias, void* y, void* steps,

@@ -19,14 +19,15 @@
 namespace ifan {
 
 // One step on one tile.
-//   input(y, x): e; upstream(y, x): gu; downstream(y, x, value): takes grad_e.
+//   input(y, x): e; upstream(y, x): gu; downstream(y, x, value): takes grad_e; ready(): called before the first
+//   upstream.
 // Shared: hg_j = h_j * gu [taps, rows and halo, columns and halo], vg_j = v_j * gt [taps, rows and halo, columns],
-// t [rows, columns and halo]; the halo ends at the edges of the plane. A thread takes `Rows` rows at a time, all loads
-// before the first use of one. The caller puts a barrier between two calls.
-template <int Taps, int Rows, typename T, typename Input, typename Upstream, typename Downstream>
+// t [rows, columns and halo]; the halo ends at the edges of the plane. A row's loads all come before the first use of
+// one. The caller puts a barrier between two calls.
+template <int Taps, typename T, typename Input, typename Upstream, typename Downstream, typename Ready>
 __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters,
                                      const PlaneGradients<T>& gradients, Acc<T>* shared, Input input, Upstream upstream,
-                                     Downstream downstream) {
+                                     Downstream downstream, Ready ready) {
   using A = Acc<T>;
   const TapCount<Taps> taps{shape.taps};
   const int k = taps.count(), p = taps.half();
@@ -52,9 +53,8 @@ __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const
   const int tx = static_cast<int>(threadIdx.x), ty = static_cast<int>(threadIdx.y);
   const int bx = static_cast<int>(blockDim.x), by = static_cast<int>(blockDim.y);
 
-  // Where the number of taps isn't known to the compiler nothing is kept: arrays of one element, and one row at a time.
+  // Where the number of taps isn't known to the compiler nothing is kept: arrays of one element.
   constexpr int kKept = Taps > 0 ? Taps : 1;
-  static_assert(Taps > 0 || Rows == 1);
   const auto fetch = [&](const T* from, int y, int x, bool wanted, A(&into)[kKept]) {
     if constexpr (Taps > 0) {
       const T* at = from + offset(y, x);
@@ -70,61 +70,50 @@ __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const
   };
 
   // The halo needs h only for the sake of its neighbours' gt, and v only for that of grad_e and t.
-  for (int base = high_top + ty; base < high_bottom; base += Rows * by) {
+  A first_h[kKept];
+  fetch(filters.h, high_top + ty, wide_left + tx, high_top + ty < high_bottom && wide_left + tx < wide_right, first_h);
+  ready();
+  for (int y = high_top + ty; y < high_bottom; y += by) {
     for (int x = wide_left + tx; x < wide_right; x += bx) {
-      A h[Rows][kKept], gu[Rows];
+      A h[kKept];
+      if (y == high_top + ty && x == wide_left + tx) {
 #pragma unroll
-      for (int i = 0; i < Rows; ++i) {
-        const int y = base + i * by;
-        fetch(filters.h, y, x, y < high_bottom, h[i]);
-        gu[i] = y < high_bottom ? upstream(y, x) : A(0);
+        for (int j = 0; j < kKept; ++j) h[j] = first_h[j];
+      } else {
+        fetch(filters.h, y, x, true, h);
       }
+      const A gu = upstream(y, x);
 #pragma unroll
-      for (int i = 0; i < Rows; ++i) {
-        const int y = base + i * by;
-        if (y >= high_bottom) continue;
-#pragma unroll
-        for (int j = 0; j < k; ++j) hg_at(j, y, x) = weight(filters.h, y, x, j, h[i]) * gu[i];
-      }
+      for (int j = 0; j < k; ++j) hg_at(j, y, x) = weight(filters.h, y, x, j, h) * gu;
     }
   }
   __syncthreads();
 
-  for (int base = high_top + ty; base < high_bottom; base += Rows * by) {
+  for (int y = high_top + ty; y < high_bottom; y += by) {
     for (int x = wide_left + tx; x < wide_right; x += bx) {
       const bool own_column = x >= tile.left && x < tile.right;
-      const auto own_row = [&](int y) { return y >= tile.top && y < tile.bottom; };
-      // Not the corners.
-      const auto needed = [&](int y) { return y < high_bottom && (own_column || own_row(y)); };
-      A v[Rows][kKept], e[Rows][kKept];
+      const bool own_row = y >= tile.top && y < tile.bottom;
+      if (!own_column && !own_row) continue;  // the corners
+      A v[kKept], e[kKept];
+      fetch(filters.v, y, x, true, v);
+      if constexpr (Taps > 0) {
 #pragma unroll
-      for (int i = 0; i < Rows; ++i) {
-        const int y = base + i * by;
-        fetch(filters.v, y, x, needed(y), v[i]);
-        if constexpr (Taps > 0) {
+        for (int j = 0; j < Taps; ++j) e[j] = own_row ? input(clamp_index(y + j - p, height), x) : A(0);
+      }
+      const A gt = own_column ? gradient_of_t(y, x) : A(0);
+      T* grad_v = gradients.v + offset(y, x);
+      A t = 0;
 #pragma unroll
-          for (int j = 0; j < Taps; ++j) e[i][j] = own_row(y) ? input(clamp_index(y + j - p, height), x) : A(0);
+      for (int j = 0; j < k; ++j) {
+        const A by_v = weight(filters.v, y, x, j, v);
+        if (own_column) vg_at(j, y, x) = by_v * gt;
+        if (own_row) {
+          const A before = Taps > 0 ? e[Taps > 0 ? j : 0] : input(clamp_index(y + j - p, height), x);
+          t += by_v * before;
+          if (own_column && !isotropic) store_once(grad_v + j * pixels, narrow<T>(gt * before));
         }
       }
-#pragma unroll
-      for (int i = 0; i < Rows; ++i) {
-        const int y = base + i * by;
-        if (!needed(y)) continue;
-        const A gt = own_column ? gradient_of_t(y, x) : A(0);
-        T* grad_v = gradients.v + offset(y, x);
-        A t = 0;
-#pragma unroll
-        for (int j = 0; j < k; ++j) {
-          const A by_v = weight(filters.v, y, x, j, v[i]);
-          if (own_column) vg_at(j, y, x) = by_v * gt;
-          if (own_row(y)) {
-            const A before = Taps > 0 ? e[i][Taps > 0 ? j : 0] : input(clamp_index(y + j - p, height), x);
-            t += by_v * before;
-            if (own_column && !isotropic) grad_v[j * pixels] = narrow<T>(gt * before);
-          }
-        }
-        if (own_row(y)) t_at(y, x) = t;
-      }
+      if (own_row) t_at(y, x) = t;
     }
   }
   __syncthreads();
@@ -134,16 +123,17 @@ __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const
       const A gu = upstream(y, x);
       T* grad_v = gradients.v + offset(y, x);
       T* grad_h = gradients.h + offset(y, x);
-      gradients.b[offset(y, x)] = narrow<T>(gu);
+      store_once(gradients.b + offset(y, x), narrow<T>(gu));
       const A gt = isotropic ? gradient_of_t(y, x) : A(0);
 #pragma unroll
       for (int j = 0; j < k; ++j) {
         const A along_row = gu * t_at(y, clamp_index(x + j - p, width));
         if (isotropic) {
-          grad_v[j * pixels] = narrow<T>(gt * input(clamp_index(y + j - p, height), x) + along_row);
-          grad_h[j * pixels] = narrow<T>(A(0));
+          const A along_column = gt * input(clamp_index(y + j - p, height), x);
+          store_once(grad_v + j * pixels, narrow<T>(along_column + along_row));
+          store_once(grad_h + j * pixels, narrow<T>(A(0)));
         } else {
-          grad_h[j * pixels] = narrow<T>(along_row);
+          store_once(grad_h + j * pixels, narrow<T>(along_row));
         }
       }
       downstream(y, x, gather<A>(y, height, taps, [&](int s, int j) { return vg_at(j, s, x); }));
@@ -152,7 +142,7 @@ __device__ inline void backward_tile(const Tile& tile, const Shape& shape, const
 }
 
 // All steps of one plane a block, the last one first. Shared: the running gradient [H, W], then backward_tile's.
-template <int Taps, int Rows, typename T>
+template <int Taps, typename T>
 __global__ void __launch_bounds__(kTiledThreads)
     backward_plane_kernel(Shape shape, int64_t first_plane, const T* __restrict__ grad, const T* __restrict__ x,
                           StepFilters<T> filters, const T* __restrict__ y, const Acc<T>* __restrict__ steps,
@@ -193,8 +183,8 @@ __global__ void __launch_bounds__(kTiledThreads)
         running[row * width + column] = value;
       }
     };
-    backward_tile<Taps, Rows>(tile, shape, plane_filters(filters, shape, plane),
-                              plane_gradients(gradients, shape, plane), running + pixels, input, upstream, downstream);
+    backward_tile<Taps>(tile, shape, plane_filters(filters, shape, plane), plane_gradients(gradients, shape, plane),
+                        running + pixels, input, upstream, downstream, [] {});
     __syncthreads();
     filters.weights -= shape.step_weights();
     filters.bias -= shape.step_biases();
@@ -203,39 +193,28 @@ __global__ void __launch_bounds__(kTiledThreads)
   }
 }
 
-// How many blocks of the tiled kernel a multiprocessor is to hold: as many as leave enough registers to spill nothing.
-template <int Taps, int Rows>
-constexpr int tile_blocks() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-  constexpr int kManyRows = 3;
-#else
-  constexpr int kManyRows = 4;
-#endif
-  return Taps == 0 ? 1 : (Rows > 1 ? kManyRows : 6);
-}
-
 // One step of many planes, a tile a block.
-template <int Taps, int Rows, typename T>
-__global__ void __launch_bounds__(kTiledThreads / 2, (tile_blocks<Taps, Rows>()))
+template <int Taps, typename T>
+__global__ void __launch_bounds__(Taps == 0 ? kTiledThreads / 2 : kTiledThreads, Taps == 0 ? 1 : 3)
     backward_tile_kernel(Shape shape, Cut cut, StepData<T> data, StepFilters<T> filters, StepGradients<T> gradients) {
   using A = Acc<T>;
   let_next_launch_begin();
-  wait_for_previous_launch();
   const Place place = place_of_block(cut, shape);
   const int64_t start = (place.plane - cut.first_plane) * shape.pixels();
   const int width = shape.width;
   const StepData<T> here = data.further(start);
   const auto at = [&](int y, int x) { return static_cast<Index<Taps>>(y) * width + x; };
-  backward_tile<Taps, Rows>(
+  // The filters and what the forward pass saved don't come from the launch before.
+  backward_tile<Taps>(
       place.tile, shape, plane_filters(filters, shape, place.plane), plane_gradients(gradients, shape, place.plane),
       dynamic_shared<A>(), [&](int y, int x) { return here.read_input(at(y, x)); },
       [&](int y, int x) { return here.read_upstream(at(y, x)); },
-      [&](int y, int x, A value) { here.write_downstream(at(y, x), value); });
+      [&](int y, int x, A value) { here.write_downstream(at(y, x), value); }, [] { wait_for_previous_launch(); });
 }
 
 // grad, x, y, grad_x: [planes, H, W]; steps: [N - 1, planes, H, W]; scratch: backward_scratch_planes() planes.
 // `filters` and `gradients` are those of step 0.
-template <int Taps, int Rows, typename T>
+template <int Taps, typename T>
 cudaError_t backward_as(const Plan& plan, const Shape& shape, const T* grad, const T* x, const StepFilters<T>& filters,
                         const T* y, const Acc<T>* steps, T* grad_x, const StepGradients<T>& gradients, Acc<T>* scratch,
                         Acc<T> slope, bool act_last, cudaStream_t stream) {
@@ -253,8 +232,8 @@ cudaError_t backward_as(const Plan& plan, const Shape& shape, const T* grad, con
     const int64_t planes = std::min(plan.planes_per_pass, shape.planes - first);
     if (plan.path == Path::kPlane) {
       const cudaError_t error =
-          launch(backward_plane_kernel<Taps, Rows, T>, planes, plan.threads_x, plan.threads_y, plan.shared_bytes,
-                 stream, false, shape, first, grad, x, filters, y, steps, grad_x, gradients, slope, act_last);
+          launch(backward_plane_kernel<Taps, T>, planes, plan.threads_x, plan.threads_y, plan.shared_bytes, stream,
+                 false, shape, first, grad, x, filters, y, steps, grad_x, gradients, slope, act_last);
       if (error != cudaSuccess) return error;
       continue;
     }
@@ -285,8 +264,8 @@ cudaError_t backward_as(const Plan& plan, const Shape& shape, const T* grad, con
       const StepGradients<T> into{gradients.weights + weights, gradients.bias + biases, gradients.batch_stride};
       cudaError_t error;
       if (plan.path == Path::kTiled) {
-        error = launch(backward_tile_kernel<Taps, Rows, T>, blocks, plan.threads_x, plan.threads_y, plan.shared_bytes,
-                       stream, programmatic(), shape, cut, data, now, into);
+        error = launch(backward_tile_kernel<Taps, T>, blocks, plan.threads_x, plan.threads_y, plan.shared_bytes, stream,
+                       programmatic(), shape, cut, data, now, into);
       } else {
         error = launch(backward_wide_first_kernel<T>, blocks, plan.threads_x, 1, 0, stream, programmatic(), shape, cut,
                        data, now, t, gt);
@@ -305,10 +284,7 @@ template <typename T>
 cudaError_t backward(const Plan& plan, const Shape& shape, const T* grad, const T* x, const StepFilters<T>& filters,
                      const T* y, const Acc<T>* steps, T* grad_x, const StepGradients<T>& gradients, Acc<T>* scratch,
                      Acc<T> slope, bool act_last, cudaStream_t stream) {
-  auto* run = has_fast_form(shape.taps, shape.pixels()) ? backward_as<3, kBackwardRowsAtOnce, T> : backward_as<0, 1, T>;
-  if constexpr (sizeof(T) < 8) {
-    if (plan.twice_the_rows) run = backward_as<3, 2 * kBackwardRowsAtOnce, T>;
-  }
+  auto* run = has_fast_form(shape.taps, shape.pixels()) ? backward_as<3, T> : backward_as<0, T>;
   return run(plan, shape, grad, x, filters, y, steps, grad_x, gradients, scratch, slope, act_last, stream);
 }
 

@@ -64,6 +64,20 @@ __device__ inline Acc<T> load_once(const T* at) {
   }
 }
 
+// A filter's gradient: written once, and read by others when it is long out of the caches.
+template <typename T>
+__device__ inline void store_once(T* at, T value) {
+  if constexpr (sizeof(T) == 2) {
+    if constexpr (std::is_same_v<T, __half>) {
+      __stcs(reinterpret_cast<unsigned short*>(at), __half_as_ushort(value));
+    } else {
+      __stcs(reinterpret_cast<unsigned short*>(at), __bfloat16_as_ushort(value));
+    }
+  } else {
+    __stcs(at, value);
+  }
+}
+
 // Coefficients of `Columns` neighbours that a thread fetches at once. Two of a half type come by one load of 32 bits
 // and stay packed until they are used; `at` is aligned to that.
 template <typename T, int Columns>

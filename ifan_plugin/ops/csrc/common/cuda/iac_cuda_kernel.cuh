@@ -11,25 +11,16 @@
 
 namespace ifan {
 
-// What a thread has fetched of a step before it needs it, for `Rows` rows of `Columns` neighbours. One element more: an
-// array can't be empty.
-template <int Taps, int Rows, int Columns, typename T>
-struct FirstRows {
-  Fetched<T, Columns> v[Rows * Taps + 1], h[Rows * Taps + 1], bias[Rows + 1];
-};
-
 // One step on one tile. read(y, x, into): the step's input, in the whole plane, at as many neighbours as `into` has;
 // write(y, x, values): its output. ready(): called before the first read.
 // t_tile: shared, [tile rows, tile columns and their halo].
 // Thread (tx, ty) has columns left + tx * Columns and rows top + ty + i * by. It takes `Rows` of its rows at a time:
 // all loads come before the first use of one, and under conditions without branches, so that enough of them are under
-// way at any time; for its first rows, what doesn't wait for t is fetched before the barrier too. With `Ahead` they
-// come from the step before (where `fetched`), and those of `next`, unless null, are fetched for the step after. The
-// caller puts a barrier between two calls.
-template <int Taps, int Rows, int Columns, bool Ahead, typename T, typename Read, typename Write, typename Ready>
+// way at any time; for its first rows, what doesn't wait for t is fetched before the barrier too. The caller puts a
+// barrier between two calls.
+template <int Taps, int Rows, int Columns, typename T, typename Read, typename Write, typename Ready>
 __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters, Acc<T> slope,
-                                    bool act, Acc<T>* t_tile, FirstRows<Taps, Rows, Columns, T>& first, bool fetched,
-                                    const PlaneFilters<T>* next, Read read, Write write, Ready ready) {
+                                    bool act, Acc<T>* t_tile, Read read, Write write, Ready ready) {
   using A = Acc<T>;
   using One = Fetched<T, Columns>;
   static_assert((Rows == 0) == (Taps == 0), "several rows at once need arrays whose size the compiler knows");
@@ -82,11 +73,6 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
       into[i] = y < bottom ? One::load(from + offset(y, x)) : One::zero();
     }
   };
-  const auto fetch_first = [&](const PlaneFilters<T>& from) {
-    fetch(first_row, from.h, true, first.h);
-    fetch_bias(first_row, from.b, first.bias);
-    fetch(first_row, from.v, !shape.isotropic, first.v);  // isotropic: h is v, and here already
-  };
   const auto down = [&](int top, const One* v, const One* h) {
     A t[Rows + 1][Columns];
 #pragma unroll
@@ -133,10 +119,14 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
     }
   };
 
+  // One element more: an array can't be empty.
+  One first_v[Rows * Taps + 1], first_h[Rows * Taps + 1], first_bias[Rows + 1];
   if constexpr (Rows > 0) {
-    if (!Ahead || !fetched) fetch_first(filters);
+    fetch(first_row, filters.h, true, first_h);
+    fetch_bias(first_row, filters.b, first_bias);
+    fetch(first_row, filters.v, !shape.isotropic, first_v);  // isotropic: h is v, and here already
     ready();
-    down(first_row, first.v, first.h);
+    down(first_row, first_v, first_h);
     for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
       One v[Rows * Taps];
       fetch(y, filters.v, true, v);
@@ -155,8 +145,7 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
   __syncthreads();
 
   if constexpr (Rows > 0) {
-    across(first_row, first.h, first.bias);
-    if (Ahead && next != nullptr) fetch_first(*next);
+    across(first_row, first_h, first_bias);
     for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
       One h[Rows * Taps], bias[Rows];
       fetch(y, filters.h, true, h);
@@ -178,8 +167,8 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
 
 // All steps of one plane a block. Shared: e [H, W], t [H, W].
 // steps: [N - 1, planes, H, W], or null where they aren't wanted.
-template <int Taps, int Rows, int Columns, bool Ahead, typename T>
-__global__ void __launch_bounds__(Rows > kRowsAtOnce ? kPlaneThreads / 2 : kPlaneThreads, 1)
+template <int Taps, int Rows, int Columns, typename T>
+__global__ void __launch_bounds__(kPlaneThreads, 1)
     forward_plane_kernel(Shape shape, int64_t first_plane, const T* __restrict__ x, StepFilters<T> filters,
                          T* __restrict__ y, Acc<T>* __restrict__ steps, Acc<T> slope, bool act_last) {
   using A = Acc<T>;
@@ -198,7 +187,6 @@ __global__ void __launch_bounds__(Rows > kRowsAtOnce ? kPlaneThreads / 2 : kPlan
   }
   __syncthreads();
 
-  FirstRows<Taps, Rows, Columns, T> first;
   for (int step = 0; step < shape.num_steps; ++step) {
     const bool last = step == shape.num_steps - 1;
     A* saved = steps == nullptr || last ? nullptr : steps + (step * shape.planes + plane) * pixels;
@@ -213,10 +201,8 @@ __global__ void __launch_bounds__(Rows > kRowsAtOnce ? kPlaneThreads / 2 : kPlan
         if (saved != nullptr) store_columns(saved + at, values);
       }
     };
-    const PlaneFilters<T> now = plane_filters(filters, shape, plane);
-    const PlaneFilters<T> next{now.v + shape.step_weights(), now.h + shape.step_weights(), now.b + shape.step_biases()};
-    forward_tile<Taps, Rows, Columns, Ahead, T>(tile, shape, now, slope, !last || act_last, t, first, step > 0,
-                                                last ? nullptr : &next, read, write, [] {});
+    forward_tile<Taps, Rows, Columns, T>(tile, shape, plane_filters(filters, shape, plane), slope, !last || act_last, t,
+                                         read, write, [] {});
     __syncthreads();
     filters.weights += shape.step_weights();
     filters.bias += shape.step_biases();
@@ -242,11 +228,9 @@ __global__ void __launch_bounds__(kTiledThreads)
   const auto write = [&](int row, int column, const auto& values) {
     store_columns(to + static_cast<Index<Taps>>(row) * width + column, values);
   };
-  FirstRows<Taps, Rows, Columns, T> first;
   // The filters don't come from the launch before: they are under way while it ends.
-  forward_tile<Taps, Rows, Columns, false, T>(place.tile, shape, plane_filters(filters, shape, place.plane), slope, act,
-                                              dynamic_shared<Acc<T>>(), first, false, nullptr, read, write,
-                                              [] { wait_for_previous_launch(); });
+  forward_tile<Taps, Rows, Columns, T>(place.tile, shape, plane_filters(filters, shape, place.plane), slope, act,
+                                       dynamic_shared<Acc<T>>(), read, write, [] { wait_for_previous_launch(); });
 }
 
 // x, y: [planes, H, W]. steps: [N - 1, planes, H, W] or null. scratch: forward_scratch_planes() planes.
@@ -254,20 +238,15 @@ template <int Taps, int Rows, int Columns, typename T>
 cudaError_t forward_as(const Plan& plan, const Shape& shape, const T* x, const StepFilters<T>& filters, T* y,
                        Acc<T>* steps, Acc<T>* scratch, Acc<T> slope, bool act_last, cudaStream_t stream) {
   using A = Acc<T>;
-  // What the registers hold; plan_forward() gives float64 and other numbers of taps no other form.
-  constexpr int kPlaneRowsAtOnce = sizeof(T) == 8 && Rows > 0 ? 1 : Rows;
-  constexpr bool kFormed = Taps > 0 && sizeof(T) != 8;
+  constexpr int kPlaneRowsAtOnce = sizeof(T) == 8 && Rows > 0 ? 1 : Rows;  // what the registers hold
   const int64_t pixels = shape.pixels();
   bool begun = false;
   for (int64_t first = 0; first < shape.planes; first += plan.planes_per_pass) {
     const int64_t planes = std::min(plan.planes_per_pass, shape.planes - first);
     if (plan.path == Path::kPlane) {
-      auto* kernel = forward_plane_kernel<Taps, kPlaneRowsAtOnce, Columns, false, T>;
-      if constexpr (kFormed) {
-        if (plan.ahead) kernel = forward_plane_kernel<Taps, kPlaneRowsAtOnce, Columns, true, T>;
-      }
-      const cudaError_t error = launch(kernel, planes, plan.threads_x, plan.threads_y, plan.shared_bytes, stream, false,
-                                       shape, first, x, filters, y, steps, slope, act_last);
+      const cudaError_t error =
+          launch(forward_plane_kernel<Taps, kPlaneRowsAtOnce, Columns, T>, planes, plan.threads_x, plan.threads_y,
+                 plan.shared_bytes, stream, false, shape, first, x, filters, y, steps, slope, act_last);
       if (error != cudaSuccess) return error;
       continue;
     }
@@ -310,13 +289,8 @@ template <typename T>
 cudaError_t forward(const Plan& plan, const Shape& shape, const T* x, const StepFilters<T>& filters, T* y,
                     Acc<T>* steps, Acc<T>* scratch, Acc<T> slope, bool act_last, cudaStream_t stream) {
   auto* run = has_fast_form(shape.taps, shape.pixels()) ? forward_as<3, kRowsAtOnce, 1, T> : forward_as<0, 0, 1, T>;
-  if constexpr (sizeof(T) < 8) {
-    if (plan.twice_the_rows) run = forward_as<3, 2 * kRowsAtOnce, 1, T>;
-  }
   if constexpr (sizeof(T) == 2) {
-    if (plan.columns_at_once == 2) {
-      run = plan.twice_the_rows ? forward_as<3, 2 * kRowsAtOnce, 2, T> : forward_as<3, kRowsAtOnce, 2, T>;
-    }
+    if (plan.columns_at_once == 2) run = forward_as<3, kRowsAtOnce, 2, T>;
   }
   return run(plan, shape, x, filters, y, steps, scratch, slope, act_last, stream);
 }

@@ -31,54 +31,59 @@ struct DeviceLimits {
   bool programmatic_launch = false;  // a launch may begin while the one before it ends: compute capability 9.0
 };
 
-// The kernels against a model of the card, written before any was measured on one. Data sheets give 132 multiprocessors
-// (SM), 3.35 TB/s for an H100 and 4.8 for an H200, of which plain copies reach about 3.0 and 4.3; about 0.65 us from a
-// load to its value under load is an assumption. Registers and instructions are ptxas' and the disassembly's (CUDA
-// 13.0, sm_90). "Row": 32 pixels of a step, 896 bytes of filters in float32, 448 in the half types.
+// The kernels against a model of the card, written before any was measured on one, and what an H100 said to it
+// (CUDA 13.0, 2026-11-27, docs/benchmarks/gpu_h100_first.md, gpu_h100.md). Data sheets give 132 multiprocessors
+// (SM), 3.35 TB/s for an H100 and 4.8 for an H200; a copy moved 3.03 TB/s on the H100. About 0.65 us from a load to its
+// value under load is an assumption. "Row": 32 pixels of a step, 896 bytes of filters in float32, 448 in the half
+// types.
 //
 // - Bytes in flight an SM: latency times bandwidth is 15 KB (H100), 21 KB (H200). Forward in float32, where a step
 //   begins / in its v loop / in its h loop: plane 32x32 (64 registers, 4 blocks of 256 threads) 57 / 25 / 33 KB; plane
 //   90x160 (1 block of 960 threads) 54 / 23 / 31 KB; tiles of 140x210 (40 registers, 3 blocks of 448) 75 KB, once.
-//   Enough, barely so in the v loop on an H200. The half types have half of it: too little there. -> pairs, rows
-// - Instructions: an SM starts 4 a cycle, and in the time that memory takes for a row 69 cycles pass on an H100 and 48
-//   on an H200 (34 and 24 in the half types). The tiled forward takes about 215 for a row, 54 cycles: half of them make
-//   addresses, a third of those once a block. (With 64-bit offsets and a division it took 300.) So the half types can't
-//   be 1.7x float32 in the form of one column a thread. Two columns: 1208 instructions of code instead of 1128 for
-//   twice the pixels; twice the rows: 1712 instead of 1032. -> pairs, rows
-// - Barriers, where one block fills an SM (90x160 in float32: 128 planes on 132 SMs, 3 % idle): a step's 403 KB take 18
-//   us (H100), 12 us (H200), and behind each of its two barriers nothing is in flight for one latency: 7 %, 10 %. What
-//   doesn't wait for t is fetched before the first barrier; before the second one nothing is. -> ahead
-// - Tails: 17 launches of 105 MB at 140x210, 35 us each (24 us). To drain, start and fill again takes 2 to 3 us: 6 to 9
-//   % (8 to 12 %). A persistent kernel would need a barrier across the grid at each step, which costs as much; a launch
-//   that begins early has its filters under way before it waits. -> programmatic, small_blocks
+//   Enough: 94, 86 and 77 % of the copy's bandwidth. Twice the rows a thread gained nothing (0.82 to 1.06 of the
+//   speed).
+// - Instructions: an SM starts 4 a cycle, and in the time that memory takes for a row 69 cycles pass on an H100 (34 in
+// the
+//   half types). The tiled forward takes about 215 for a row, 54 cycles: half of them make addresses. So the half types
+//   can't be 1.7x float32 in the form of one column a thread (1.16x). Two columns by one load: 1.56 to 1.84x.
+// - Barriers, where one block fills an SM (90x160 in float32): fetching before a step's last barrier what the next step
+//   begins with gained nothing (0.95 to 1.0).
+// - Tails: 17 launches of 105 MB at 140x210, 45 us each. Launches that begin early: 4 to 14 % faster. Half the threads
+// a
+//   block, for shorter tails: slower (0.66 to 1.07), since tiles half as high read more halo.
+// - L2: with passes whose two buffers of 15 MB filled three quarters of its 50 MB, the scratch came from device memory:
+//   the filters at 2.3 TB/s, with it 3.0. Passes of half as many planes: 87 % of the copy's bandwidth instead of 77 %.
 // - Banks: a warp has 32 successive columns, or rows of up to 16 columns that lie one behind the other: successive
-//   words, no conflicts, forward and backward. pairs: own two by 8 bytes, each neighbour two-way: 6 accesses for 64
-//   pixels, as now. Clamped columns are broadcast.
-// - Backward: 13 values read and written a pixel, e and the sign of e' beside them: 60 bytes where the bar counts 56;
-//   the halo of 16x64 tiles, 16 %, comes from L2. In flight 31 KB (h), 37 KB (v, e) with 6 blocks of 40 registers;
-//   nothing in the third part, which writes. -> rows
+//   words, no conflicts, forward and backward.
+// - Backward: 13 values read and written a pixel, e and the sign of e' beside them: 60 bytes where the least is 56.
+// With
+//   tiles of 64 columns and a halo, 64 threads took 66 columns in two rounds: 25 of 32 lanes at work, half as many
+//   rounds again, 44 % of the copy's bandwidth. Halo and columns in one round, and the gradient stored past the caches:
+//   47 %. The half types take 0.85 of float32's time: it waits for loads and issues addresses, one column a thread.
 //
-// Forms of the kernels that only measuring on a card can choose between. Each changes the speed alone: results are the
-// same bit by bit in the host build (tests/ops/test_cuda_variants.py). The environment variable IFAN_IAC_VARIANTS lists
-// those to use; scripts/benchmark_iac.py --variants compares them.
+// Forms of the kernels that only measuring on a card can choose between; by default those that won on an H100. Each
+// changes the speed alone: results are the same bit by bit in the host build (tests/ops/test_cuda_variants.py). The
+// environment variable IFAN_IAC_VARIANTS lists others to use; scripts/benchmark_iac.py --variants compares them.
 struct Variants {
-  bool pairs = false;         // forward, half types, 3 taps: two neighbours a thread, by one load of 32 bits
-  bool ahead = false;         // forward, plane: a step's first filters come before the last barrier of the step before
-  bool rows = false;          // twice as many rows at once: more bytes in flight, more registers
-  bool programmatic = false;  // tiled, wide: a step's launch overlaps the end of the step before
-  bool small_blocks = false;  // half the threads a block: shorter tails, less in flight behind each barrier
+  bool single = false;  // forward, half types, 3 taps: one column a thread, not two neighbours by one load of 32 bits
+  bool serial = false;  // tiled, wide: no launch of a step begins before the end of the one before
+  bool short_passes = false;  // half as many planes a pass, and
+  bool long_passes = false;   // twice as many
+  bool wide_tiles = false;    // backward: twice as wide, half as high
+  bool tall_tiles = false;    // backward: twice as wide, with twice the threads
 };
 
-// Reads "pairs,ahead". False where a name is unknown.
+// Reads "single,serial". False where a name is unknown.
 inline bool read_variants(const char* text, Variants& variants) {
   const struct {
     const char* name;
     bool Variants::* member;
-  } known[] = {{"pairs", &Variants::pairs},
-               {"ahead", &Variants::ahead},
-               {"rows", &Variants::rows},
-               {"programmatic", &Variants::programmatic},
-               {"small_blocks", &Variants::small_blocks}};
+  } known[] = {{"single", &Variants::single},
+               {"serial", &Variants::serial},
+               {"short_passes", &Variants::short_passes},
+               {"long_passes", &Variants::long_passes},
+               {"wide_tiles", &Variants::wide_tiles},
+               {"tall_tiles", &Variants::tall_tiles}};
   while (text != nullptr && *text != '\0') {
     const size_t length = std::strcspn(text, ",");
     bool found = false;
@@ -105,22 +110,23 @@ struct Plan {
   int64_t tiles = 1;            // a plane; blocks = tiles * planes of the launch
   int64_t shared_bytes = 0;     // dynamic, a block
   int64_t planes_per_pass = 1;  // planes of one launch; scratch is made for so many
-  int columns_at_once = 1;      // neighbours a forward thread works on; 2 for `pairs`
-  bool twice_the_rows = false;  // `rows`
-  bool ahead = false;
+  int columns_at_once = 1;      // neighbours a forward thread works on
   bool programmatic = false;
 };
 
 constexpr int kPlaneThreads = 1024;  // at most, a block of a plane kernel
 constexpr int kTiledThreads = 512;   // at most, a block of a tiled kernel
 constexpr int kWideThreads = 256;
-constexpr int kPlaneRows = 4;   // rows a thread of a plane kernel, where the plane is small enough
-constexpr int kRowsAtOnce = 2;  // rows a forward thread works on at a time; all that a tile has for it
-constexpr int kBackwardRowsAtOnce = 1;
+constexpr int kPlaneRows = 4;             // rows a thread of a plane kernel, where the plane is small enough
+constexpr int kRowsAtOnce = 2;            // rows a forward thread works on at a time; all that a tile has for it
 constexpr int64_t kSmallPlane = 4096;     // pixels, see "plane" above
 constexpr int64_t kForwardColumns = 256;  // at most, of a forward tile
-constexpr int64_t kBackwardColumns = 64;
-constexpr int64_t kBackwardRows = 16;
+// Of a backward tile, halo included, so that a thread has one column of it: of 66 columns 64 threads would take the
+// last two in a second round, as long as the first.
+constexpr int64_t kBackwardColumns = 32;
+constexpr int64_t kBackwardRows = 32;
+constexpr int64_t kForwardBuffers = 4;  // of a pass, that three quarters of L2 are to hold: see planes_per_pass()
+constexpr int64_t kBackwardBuffers = 2;
 constexpr int64_t kMaximumBlocks = (int64_t{1} << 31) - 1;
 
 constexpr int64_t kFastPixels = int64_t{1} << 30;  // a plane; more have the kernels for any number of taps
@@ -146,17 +152,15 @@ inline int threads_down(int threads_x, int64_t rows, int64_t threads) {
 
 // One block a plane: about four pixels a thread, so that several blocks of small planes share a multiprocessor.
 inline bool plan_plane(Plan& plan, int64_t planes, int64_t height, int64_t width, int64_t buffers, int64_t value_bytes,
-                       const DeviceLimits& device, const Variants& variants) {
-  // The form with more rows needs more registers than so many threads can have.
-  const int64_t most = variants.small_blocks || plan.twice_the_rows ? kPlaneThreads / 2 : kPlaneThreads;
+                       const DeviceLimits& device) {
   // Width first: height * width can't overflow once both are known to be small.
-  if (divide_up(width, plan.columns_at_once) > most || height > device.shared_bytes) return false;
+  if (divide_up(width, plan.columns_at_once) > kPlaneThreads || height > device.shared_bytes) return false;
   const int64_t pixels = height * width;
   const int64_t bytes = buffers * pixels * value_bytes;
   if (bytes > device.shared_bytes) return false;
   if (pixels > kSmallPlane && 2 * planes < device.multiprocessors) return false;
   const int64_t rows = kPlaneRows * plan.columns_at_once;  // pixels a thread
-  const int64_t threads = std::min<int64_t>(std::max<int64_t>(divide_up(pixels, rows), 64), most);
+  const int64_t threads = std::min<int64_t>(std::max<int64_t>(divide_up(pixels, rows), 64), kPlaneThreads);
   plan.path = Path::kPlane;
   plan.threads_x = threads_across(divide_up(width, plan.columns_at_once));
   plan.threads_y = threads_down(plan.threads_x, height, threads);
@@ -165,16 +169,19 @@ inline bool plan_plane(Plan& plan, int64_t planes, int64_t height, int64_t width
   plan.tiles_x = plan.tiles = 1;
   plan.shared_bytes = bytes;
   plan.planes_per_pass = std::min(planes, kMaximumBlocks);
-  plan.ahead = variants.ahead && value_bytes == 4;
   return true;
 }
 
-// Two buffers of a pass in three quarters of L2; passes of one size.
-inline int64_t planes_per_pass(int64_t planes, int64_t pixels, int64_t tiles, int64_t value_bytes, int64_t num_steps,
-                               const DeviceLimits& device) {
+// Passes of one size, for which `buffers` of a pass fit three quarters of L2. There are two of them; but an L2 of two
+// halves may keep twice what both read, and an H100 is faster forward where four would fit. Backward, where the
+// filters' gradient goes through the cache as well, longer passes were faster.
+inline int64_t planes_per_pass(int64_t planes, int64_t pixels, int64_t tiles, int64_t buffers, int64_t value_bytes,
+                               int64_t num_steps, const DeviceLimits& device, const Variants& variants) {
   int64_t most = std::max<int64_t>(1, kMaximumBlocks / tiles);
   if (num_steps > 1) {
-    const int64_t in_l2 = device.l2_bytes / 4 * 3 / (2 * pixels * value_bytes);
+    int64_t in_l2 = device.l2_bytes / 4 * 3 / (buffers * pixels * value_bytes);
+    if (variants.short_passes) in_l2 /= 2;
+    if (variants.long_passes) in_l2 *= 2;
     // A launch that can't fill the machine costs more than what it saves in traffic.
     const int64_t to_fill = divide_up(8 * device.multiprocessors, tiles);
     most = std::min(most, std::max<int64_t>({1, in_l2, to_fill}));
@@ -192,26 +199,20 @@ inline Plan plan_forward(int64_t planes, int64_t height, int64_t width, int64_t 
                          bool pairs_fit = false) {
   using namespace plan_detail;
   Plan plan;
-  // Only the kernels for 3 taps have these forms; in float64, which is for checking gradients, they would spill.
-  const bool formed = has_fast_form(taps, height * width) && value_bytes == 4;
-  plan.twice_the_rows = variants.rows && formed;
-  if (variants.pairs && pairs_fit && formed && width % 2 == 0) plan.columns_at_once = 2;
-  if (num_steps > 1 && plan_plane(plan, planes, height, width, 2, value_bytes, device, variants)) {
-    plan.ahead = plan.ahead && formed;
-    return plan;
+  if (pairs_fit && !variants.single && has_fast_form(taps, height * width) && value_bytes == 4 && width % 2 == 0) {
+    plan.columns_at_once = 2;
   }
+  if (num_steps > 1 && plan_plane(plan, planes, height, width, 2, value_bytes, device)) return plan;
 
   plan.path = Path::kTiled;
-  plan.programmatic = variants.programmatic && device.programmatic_launch;
-  const int64_t rows_at_once = plan.twice_the_rows ? 2 * kRowsAtOnce : kRowsAtOnce;
-  const int64_t threads = variants.small_blocks ? kTiledThreads / 2 : kTiledThreads;
+  plan.programmatic = !variants.serial && device.programmatic_launch;
   // Columns in equal parts. Whole rows where they fit: a tile that isn't cut at its sides reads nothing twice.
   plan.tiles_x = divide_up(width, kForwardColumns * plan.columns_at_once);
   plan.tile_columns = divide_up(divide_up(width, plan.tiles_x), plan.columns_at_once) * plan.columns_at_once;
   plan.tiles_x = divide_up(width, plan.tile_columns);
   plan.threads_x = threads_across(divide_up(plan.tile_columns, plan.columns_at_once));
-  plan.threads_y = threads_down(plan.threads_x, divide_up(height, rows_at_once), threads);
-  plan.tile_rows = std::min<int64_t>(height, rows_at_once * plan.threads_y);
+  plan.threads_y = threads_down(plan.threads_x, divide_up(height, kRowsAtOnce), kTiledThreads);
+  plan.tile_rows = std::min<int64_t>(height, kRowsAtOnce * plan.threads_y);
   // The halo of pairs is as wide as a pair at least.
   const int64_t halo = divide_up(taps / 2, plan.columns_at_once) * plan.columns_at_once;
   const int64_t columns = std::min(width, plan.tile_columns + 2 * halo);
@@ -219,7 +220,8 @@ inline Plan plan_forward(int64_t planes, int64_t height, int64_t width, int64_t 
   while (plan.tile_rows > 1 && plan.tile_rows * columns * value_bytes > device.shared_bytes) --plan.tile_rows;
   plan.shared_bytes = plan.tile_rows * columns * value_bytes;
   plan.tiles = plan.tiles_x * divide_up(height, plan.tile_rows);
-  plan.planes_per_pass = planes_per_pass(planes, height * width, plan.tiles, value_bytes, num_steps, device);
+  plan.planes_per_pass =
+      planes_per_pass(planes, height * width, plan.tiles, kForwardBuffers, value_bytes, num_steps, device, variants);
   return plan;
 }
 
@@ -227,12 +229,8 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
                           int64_t value_bytes, const DeviceLimits& device, const Variants& variants = {}) {
   using namespace plan_detail;
   Plan plan;
-  const bool twice_the_rows = variants.rows && has_fast_form(taps, height * width) && value_bytes == 4;
-  plan.twice_the_rows = twice_the_rows;
-  if (taps <= device.shared_bytes &&
-      plan_plane(plan, planes, height, width, 2 + 2 * taps, value_bytes, device, variants)) {
+  if (taps <= device.shared_bytes && plan_plane(plan, planes, height, width, 2 + 2 * taps, value_bytes, device)) {
     // More registers than forward: half the threads.
-    plan.ahead = false;
     plan.threads_y = threads_down(plan.threads_x, plan.threads_y, std::max(plan.threads_x, kTiledThreads));
     if (plan.threads_x <= kTiledThreads) return plan;
   }
@@ -245,18 +243,28 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
   };
   plan = Plan{};
   plan.path = Path::kTiled;
-  plan.tile_columns = std::min(width, kBackwardColumns);
-  plan.tile_rows = std::min(height, kBackwardRows);
-  // 48 KB at most where a fair tile allows it, so that several blocks share a multiprocessor.
-  const int64_t comfortable = std::min<int64_t>(device.shared_bytes, 48 * 1024);
-  while (plan.tile_rows > 8 && tile_bytes(plan.tile_rows, plan.tile_columns) > comfortable) --plan.tile_rows;
-  if (tile_bytes(plan.tile_rows, plan.tile_columns) > comfortable) plan.tile_columns = std::min<int64_t>(width, 32);
+  const int64_t halo = taps - 1;
+  int64_t across = variants.wide_tiles || variants.tall_tiles ? 2 * kBackwardColumns : kBackwardColumns;
+  const int64_t high = variants.wide_tiles ? kBackwardRows / 2 : kBackwardRows;
+  const auto cut_columns = [&] {  // in equal parts
+    plan.tile_columns = divide_up(width, width <= across ? 1 : divide_up(width, std::max<int64_t>(across - halo, 16)));
+  };
+  cut_columns();
+  const int64_t least_rows = std::min<int64_t>(height, 8);
+  plan.tile_rows = std::min(height, std::max(high - halo, least_rows));
+  // 60 KB at most where a fair tile allows it, so that several blocks share a multiprocessor.
+  const int64_t comfortable = std::min<int64_t>(device.shared_bytes, 60 * 1024);
+  while (plan.tile_rows > least_rows && tile_bytes(plan.tile_rows, plan.tile_columns) > comfortable) --plan.tile_rows;
+  if (tile_bytes(plan.tile_rows, plan.tile_columns) > comfortable && across > kBackwardColumns) {
+    across = kBackwardColumns;
+    cut_columns();
+  }
   plan.shared_bytes = tile_bytes(plan.tile_rows, plan.tile_columns);
   // Past 16 taps a tile would be mostly halo.
   if (taps < 16 && plan.shared_bytes <= device.shared_bytes) {
-    plan.threads_x = threads_across(plan.tile_columns);
-    plan.threads_y = threads_down(plan.threads_x, plan.tile_rows, kTiledThreads / (variants.small_blocks ? 4 : 2));
-    plan.twice_the_rows = twice_the_rows;
+    plan.threads_x = threads_across(std::min(width, plan.tile_columns + halo));
+    plan.threads_y = threads_down(plan.threads_x, std::min(height, plan.tile_rows + halo),
+                                  variants.tall_tiles ? kTiledThreads : kTiledThreads / 2);
     plan.tiles_x = divide_up(width, plan.tile_columns);
     plan.tiles = plan.tiles_x * divide_up(height, plan.tile_rows);
   } else {
@@ -265,8 +273,9 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
     plan.threads_x = kWideThreads;
     plan.tiles = divide_up(height * width, kWideThreads);
   }
-  plan.programmatic = variants.programmatic && device.programmatic_launch;
-  plan.planes_per_pass = planes_per_pass(planes, height * width, plan.tiles, value_bytes, num_steps, device);
+  plan.programmatic = !variants.serial && device.programmatic_launch;
+  plan.planes_per_pass =
+      planes_per_pass(planes, height * width, plan.tiles, kBackwardBuffers, value_bytes, num_steps, device, variants);
   return plan;
 }
 

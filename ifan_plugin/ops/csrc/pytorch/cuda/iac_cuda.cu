@@ -2,59 +2,14 @@
 // torch. Built into `_C_cuda`, which is loaded after `_C` (that one has the schemas).
 #include "../../common/cuda/iac_cuda_backward.cuh"
 
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstdlib>
 #include <limits>
-#include <optional>
 #include <tuple>
-#include <vector>
 
-#include "../iac_checks.hpp"
+#include "tensors.cuh"
 
 namespace ifan_plugin {
 namespace {
-
-namespace stable = torch::stable;
-
-Tensor empty_like_x(const Tensor& x, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return stable::new_empty(x, sizes, std::make_optional(dtype));
-}
-
-// Calls function(T{}) with the CUDA type of x's elements.
-template <typename Function>
-void with_type_of(const Tensor& x, Function function) {
-  switch (x.scalar_type()) {
-    case ScalarType::Double: return function(double{});
-    case ScalarType::Float: return function(float{});
-    case ScalarType::Half: return function(__half{});
-    case ScalarType::BFloat16: return function(__nv_bfloat16{});
-    default: STD_TORCH_CHECK(false, "iac: x must be float64, float32, float16 or bfloat16");
-  }
-}
-
-template <typename T>
-const T* data_of(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* mutable_data_of(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-// PyTorch's current stream of the current device.
-cudaStream_t current_stream(const Tensor& x) {
-  void* stream = nullptr;
-  // Torch's own macro for that has had several names since 2.10.
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream) == AOTI_TORCH_SUCCESS,
-                  "iac: PyTorch doesn't tell its current CUDA stream");
-  return static_cast<cudaStream_t>(stream);
-}
 
 ifan::DeviceLimits current_limits() {
   ifan::DeviceLimits limits{};
@@ -67,8 +22,8 @@ ifan::Variants current_variants() {
   ifan::Variants variants;
   const char* text = std::getenv("IFAN_IAC_VARIANTS");
   STD_TORCH_CHECK(ifan::read_variants(text, variants),
-                  "iac: IFAN_IAC_VARIANTS must be a list of pairs, ahead, rows, "
-                  "programmatic and small_blocks with commas between, got ",
+                  "iac: IFAN_IAC_VARIANTS must be a list of single, serial, short_passes, long_passes, "
+                  "wide_tiles and tall_tiles with commas between, got ",
                   text);
   return variants;
 }

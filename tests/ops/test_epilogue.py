@@ -1,0 +1,93 @@
+"""What follows a convolution in one pass: the kernel's arithmetic without a GPU, and where layers use it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ops.host_shim.cases import needs_compiler
+from ops.host_shim.driver import Shim
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ifan_plugin.archs import layers
+from ifan_plugin.archs.ifan_arch import IFAN
+from ifan_plugin.ops import epilogue
+
+
+def composite(x: Tensor, bias: Tensor, slope: float, before: Tensor | None, after: Tensor | None) -> Tensor:
+    """In float64."""
+    sums = [
+        x.double(),
+        bias.double().view(-1, *(1,) * (x.dim() - 2)),
+        *(t.double() for t in (before,) if t is not None),
+    ]
+    result = F.leaky_relu(sum(sums), slope)
+    return result if after is None else result + after.double()
+
+
+@needs_compiler
+@pytest.mark.parametrize("others", ["", "before", "after", "both"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [((2, 8, 3, 5), True), ((1, 12, 4, 4), True), ((1, 3, 7, 5), True), ((2, 5, 4, 6), False), ((1, 3, 7), False),
+     ((2, 16, 64), False), ((1, 24, 9, 40), True)],
+)  # fmt: skip
+def test_the_kernel(shim: Shim, shape: tuple[int, ...], last: bool, dtype: torch.dtype, others: str) -> None:
+    torch.manual_seed(0)
+
+    def drawn() -> Tensor:
+        values = torch.randn(shape).to(dtype)
+        return values.contiguous(memory_format=torch.channels_last) if last else values
+
+    x, bias = drawn(), torch.randn(shape[1]).to(dtype)
+    before = drawn() if others in ("before", "both") else None
+    after = drawn() if others in ("after", "both") else None
+    want = composite(x, bias, 0.1, before, after)
+    for aligned in (True, False):
+        got = shim.epilogue(x, bias, 0.1, before, after, aligned=aligned)
+        tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+        assert (got.double() - want).abs().max() <= tolerance * want.abs().max()
+
+
+@pytest.fixture
+def fused_everywhere(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The layers' other path, as on a GPU, by PyTorch's own operations; how often it was taken."""
+    taken = []
+
+    def instead(x: Tensor, bias: Tensor, slope: float, *, before: Tensor | None = None, after: Tensor | None = None):
+        taken.append(1)
+        return x.copy_(composite(x, bias, slope, before, after))
+
+    monkeypatch.setattr(layers, "fuses", lambda x: not torch.is_grad_enabled())
+    monkeypatch.setattr(layers, "epilogue_", instead)
+    return taken
+
+
+@pytest.mark.parametrize("options", [{}, {"res_units": 1}, {"dual_pixel": True}, {"filter_type": "fac", "fac_taps": 3}])
+def test_a_network_computes_the_same_with_it(options: dict, fused_everywhere: list[int]) -> None:
+    torch.manual_seed(0)
+    network = IFAN(width=4, num_steps=3, filter_init="identity", weight_init="he", **options).eval().double()
+    lq = torch.rand(1, network.in_channels, 40, 48, dtype=torch.float64)
+    want = network(lq).detach()
+    assert not fused_everywhere, "with gradients nothing is done in place"
+    with torch.no_grad():
+        got = network(lq)
+    convolutions = sum(isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) for layer in network.modules())
+    assert len(fused_everywhere) >= convolutions - 1, "all but the disparity's last one"
+    torch.testing.assert_close(got, want.clamp(0, 1), rtol=0, atol=1e-10)
+
+
+def test_whoever_watches_a_layer_sees_it(fused_everywhere: list[int]) -> None:
+    block = layers.ResBlock(4, 2).eval()
+    seen = []
+    block.units[0][1].register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        block(torch.rand(1, 4, 8, 8))
+    assert seen
+    assert not fused_everywhere
+
+
+def test_without_a_gpu_nothing_is_fused() -> None:
+    with torch.no_grad():
+        assert not epilogue.fuses(torch.rand(1, 4, 8, 8))
