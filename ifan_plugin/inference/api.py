@@ -88,7 +88,7 @@ def restore(
     lq = stacked([filled(picture, alpha) for picture in pictures])
     restored = run_network(
         network.net, lq, tile=tile, ensemble=ensemble, views=network.views, precision=precision, progress=progress,
-        program=network.program,
+        program=network.program, fixed=True,
     )  # fmt: skip
     if not torch.isfinite(restored).all():  # rounded to levels it would be black, and look like a picture
         raise UserError(

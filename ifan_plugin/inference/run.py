@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def run_network(
     progress: Progress | None = None,
     halo: int | str = "auto",
     program: nn.Module | None = None,
+    fixed: bool = False,
 ) -> Tensor:
     """Restore a picture in evaluation mode; the network's mode is put back afterwards.
 
@@ -59,6 +61,8 @@ def run_network(
             see :mod:`ifan_plugin.inference.tiles`.
         program: what computes in the network's place (:mod:`ifan_plugin.export.runtimes`), in ``fp32``; the network is
             still asked how far it sees.
+        fixed: the weights stay as they are for good, so on a GPU a copy of them in a half type may be kept for later
+            calls, where the network says that this serves (its attribute ``half_precision``).
 
     Returns:
         The restored picture [B, 3, H, W], clipped to [0, 1], on the device of `lq`.
@@ -68,7 +72,7 @@ def run_network(
     """
     tile = checked_tile(tile)
     _check_halo(halo)
-    run = _Runner(network, lq, multiple or int(getattr(network, "multiple_of", 1)), precision, program)
+    run = _Runner(network, lq, multiple or int(getattr(network, "multiple_of", 1)), precision, program, fixed)
     members = transforms(views) if ensemble else transforms(views)[:1]
     if 3 * len(views) != lq.shape[1] and ensemble:
         raise UserError(f"views: {', '.join(views)} are {3 * len(views)} channels, and lq has {lq.shape[1]}")
@@ -86,11 +90,26 @@ def run_network(
     return mean.div_(len(members)) if len(members) > 1 else mean
 
 
+def copy_of(network: nn.Module) -> nn.Module:
+    """`network` in evaluation mode, without what was measured of it."""
+    measured = network.__dict__.pop("_measured_by_ifan_plugin", {})
+    try:
+        return deepcopy(network).eval()
+    finally:
+        network.__dict__["_measured_by_ifan_plugin"] = measured
+
+
 class _Runner:
     """A network on its device at a precision, and what was measured of it."""
 
     def __init__(
-        self, network: nn.Module, lq: Tensor, multiple: int, precision: str, program: nn.Module | None = None
+        self,
+        network: nn.Module,
+        lq: Tensor,
+        multiple: int,
+        precision: str,
+        program: nn.Module | None = None,
+        fixed: bool = False,
     ) -> None:
         self.network, self.multiple, self.precision = network, multiple, precision
         self.compute = program or network
@@ -105,12 +124,20 @@ class _Runner:
         self.halo: int | None = None  # what was enough for the last member of an ensemble
         # With the network itself, since they hold as long as it does: what its layers reach and take.
         self.facts: dict[Any, Any] = network.__dict__.setdefault("_measured_by_ifan_plugin", {})
+        self.half = PRECISIONS[precision] if fixed and self.device.type == "cuda" else None
+        if self.half is not None and getattr(network, "half_precision", False):
+            # Autocast would cast all weights anew for each picture, which takes longer than the network on a fast GPU.
+            if ("copy", precision) not in self.facts:
+                self.facts["copy", precision] = copy_of(network).to(self.half)
+            self.compute = self.facts["copy", precision]
+        else:
+            self.half = None
 
     def __call__(self, lq: Tensor) -> Tensor:
         height, width = lq.shape[-2:]
         dtype = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            restored = self.compute(pad_to_multiple(lq.to(self.device), self.multiple))
+        with torch.autocast(self.device.type, dtype) if dtype and self.half is None else nullcontext():
+            restored = self.compute(pad_to_multiple(lq.to(self.device, self.half), self.multiple))
         restored = restored[..., :height, :width].clamp(0, 1)
         return (restored.float() if dtype else restored).to(lq.device)
 
