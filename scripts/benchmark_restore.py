@@ -97,7 +97,7 @@ def plain_copy(net):  # noqa: C901 (one replacement a branch)
     plain = copy.deepcopy(net)
     forms = {
         layers.ResBlock: residual, layers.Encoder: encoder, ifan_parts.Reconstructor: reconstructor,
-        ifan_arch.IAC: adaptive, layers.PointwiseConv: nn.Conv2d.forward,
+        ifan_arch.IAC: adaptive, layers.PointwiseConv: nn.Conv2d.forward, layers.ConvAct: nn.Sequential.forward,
     }  # fmt: skip
     for module in plain.modules():
         if type(module) in forms:
@@ -208,6 +208,12 @@ def restoring(job):
         with torch.no_grad(), autocast(job):
             return run(picture)
 
+    if job["contestant"] == "ours" and job["device"] == "cuda":
+        from ifan_plugin.inference import run_network
+
+        def once():
+            return run_network(net, picture, precision=job["precision"], fixed=True)
+
     return net, once
 
 
@@ -267,7 +273,8 @@ def measure(job):
     result = {"seconds": seconds, "peak": peak}
     if not restores:
         result["loss"] = float(first)  # of the first step: the forms must agree on it
-    if restores and job["contestant"] in ("plain", "ours"):
+    copied = job["device"] == "cuda" and job["precision"] != "fp32"  # its modules aren't those that are watched
+    if restores and (job["contestant"] == "plain" or (job["contestant"] == "ours" and not copied)):
         stages = Stages(net, wait)
         start = time.perf_counter()
         once()
@@ -277,7 +284,8 @@ def measure(job):
 
 
 def difference(job):
-    """The largest difference of a contestant's result from the plain form's in float32, before clipping."""
+    """The largest difference of a contestant's result from the plain form's in float32, before clipping where the
+    contestant doesn't clip by itself."""
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -288,7 +296,7 @@ def difference(job):
         results.append(once().float().cpu())
         del net, once
     plain, other = results
-    if job["contestant"] in RUNTIMES:  # its graph ends with clipping
+    if job["contestant"] in RUNTIMES or job["device"] == "cuda":  # what runs there ends with clipping
         plain = plain.clamp(0, 1)
     mse = float((plain.clamp(0, 1) - other.clamp(0, 1)).square().mean())
     return {"difference": float((plain - other).abs().max()), "mse": mse, "largest": float(plain.abs().max())}

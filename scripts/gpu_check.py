@@ -50,17 +50,17 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("build", "the operator compiled for this card", 0, 200),
-    Stage("warm", "what torch.compile makes, into its cache, so that later stages only measure", 0, 200),
-    Stage("tests", "tests/gpu", 1, 170),
-    Stage("sanitizer", "compute-sanitizer: memcheck, racecheck, initcheck", 1, 170),
+    Stage("tests", "tests/gpu", 1, 200),
+    Stage("sanitizer", "compute-sanitizer: memcheck, racecheck, initcheck", 1, 150),
+    Stage("warm", "what torch.compile makes, into its cache, so that later stages only measure", 1, 200),
     Stage("iac", "the operator against its PyTorch forms", 2, 60),
-    Stage("variants", "the kernels' variants", 3, 45),
-    Stage("network", "restoring: fp32, bf16, fp16", 4, 60),
-    Stage("training", "a training step: fp32, amp", 5, 40),
-    Stage("compile", "torch.compile of operator and network", 6, 60),
-    Stage("graphs", "CUDA graphs", 7, 25),
-    Stage("loader", "training samples on their way to the device", 8, 45),
-    Stage("simulator", "the on-device simulator", 9, 25),
+    Stage("network", "restoring: fp32, bf16, fp16", 3, 60),
+    Stage("training", "a training step: fp32, amp", 4, 60),
+    Stage("variants", "the kernels' variants", 5, 45),
+    Stage("graphs", "CUDA graphs", 6, 25),
+    Stage("compile", "torch.compile of operator and network", 7, 60),
+    Stage("simulator", "the on-device simulator", 8, 30),
+    Stage("loader", "training samples on their way to the device", 9, 60),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 

@@ -118,13 +118,31 @@ def output_of(command):
 def tests(job, result):
     """tests/gpu; on a CPU those that IFAN_TEST_DEVICE=cpu leaves."""
     env = os.environ | ({"IFAN_TEST_DEVICE": "cpu"} if job["device"] == "cpu" else {})
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-rsfE", "--durations=5", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "pytest",
+        "tests/gpu",
+        "-v",
+        "-rsfE",
+        "--durations=5",
+        "-p",
+        "no:cacheprovider",
+    ]
     command += [] if job["quick"] else ["-m", "slow or not slow"]
     if job["device"] == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", "4"]  # most of the time goes into the expectations, which a CPU makes
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    sys.stdout.write(done.stdout)
-    lines = done.stdout.strip().splitlines() or ["pytest said nothing"]
+        env |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 8))}
+    said = []
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        for line in running.stdout:  # at once, so that the log has them if the stage is stopped
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            said.append(line.rstrip())
+    lines = [line for line in said if line] or ["pytest said nothing"]
     counts = dict(
         reversed(pair.split()) for pair in re.findall(r"\d+ (?:passed|failed|skipped|error|deselected)", lines[-1])
     )
@@ -138,7 +156,7 @@ def tests(job, result):
     rows = result.table("skipped, and why", ("reason",))
     rows += [[reason] for reason in sorted({re.sub(r"^\S+:\d+: ", "", skip) for skip in skips})]
     result.save()
-    if done.returncode != 0:
+    if running.returncode != 0:
         raise SystemExit(f"pytest: {lines[-1]}")
 
 
@@ -191,7 +209,7 @@ def selection(job, result):
     device = job["device"]
     shapes = [(1, 2, 9, 14, 3, 3), (1, 1, 9, 14, 2, 5)]
     shapes += [(1, 1, 150, 202, 2, 3), (1, 1, 130, 230, 2, 17)] if device == "cuda" else [(1, 1, 20, 22, 2, 3)]
-    variants = ("", "pairs,ahead,rows,programmatic", "small_blocks,programmatic") if device == "cuda" else ("",)
+    variants = ("", "single,serial", "tall_tiles,short_passes") if device == "cuda" else ("",)
     for *shape, steps, taps in shapes:
         for dtype in (torch.float32, torch.float16):
             filters = torch.randn(shape[0], filter_channels(shape[1], steps, taps), *shape[2:], device=device)
@@ -203,6 +221,14 @@ def selection(job, result):
                 grads = torch.ops.ifan_plugin.iac_backward(grad, x, filters, y, saved, steps, taps, 0.1, True, False)
                 if not all(bool(torch.isfinite(each).all()) for each in (y, *grads)):
                     raise RuntimeError(f"{shape} {dtype} {names!r}: not finite")
+    if device == "cuda":
+        for channels, layout in ((8, torch.channels_last), (3, torch.channels_last), (3, torch.contiguous_format)):
+            for dtype in (torch.float32, torch.float16):
+                x = torch.randn(2, channels, 9, 13, device=device).to(dtype).contiguous(memory_format=layout)
+                bias = torch.randn(channels, device=device).to(dtype)
+                torch.ops.ifan_plugin.epilogue_(x, bias, x.clone(), x.clone(), 0.1)
+                if not bool(torch.isfinite(x).all()):
+                    raise RuntimeError(f"epilogue, {channels} channels, {layout}, {dtype}: not finite")
     result.save()
 
 
@@ -312,7 +338,8 @@ def main():
     name, job = sys.argv[1], json.loads(sys.argv[2])
     import gpu_speed
 
-    result = Result(Path(job["result"]) if name != "selection" else Path(job["work"]) / f"selection_{os.getpid()}.json")
+    part = name in ("selection", "warm_one")  # of another stage
+    result = Result(Path(job["work"]) / f"{name}_{os.getpid()}.json" if part else Path(job["result"]))
     stage = globals().get(name) or getattr(gpu_speed, name)
     stage(job, result)
     if gpu_speed.FAULTS:
