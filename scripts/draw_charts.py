@@ -58,7 +58,7 @@ def charts() -> dict[str, str]:
     for name, wanted in (("iac_forward.svg", "forward"), ("iac_backward.svg", "forward+backward")):
         drawn[name] = operator(f"IAC, {wanted}: milliseconds, lower is better", wanted)
     for name, wanted in (("gpu_forward.svg", "forward"), ("gpu_backward.svg", "forward+backward")):
-        drawn[name] = operator_on_gpu(f"IAC on an H100, {wanted}: milliseconds, lower is better", wanted)
+        drawn[name] = operator_on_gpu(f"IAC on an H100, {wanted}: ms, lower is better", wanted)
     drawn["loading.svg"] = loading("Samples a second with the paper's augmentation, higher is better")
     return drawn
 

@@ -234,7 +234,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="STAGE", help="these stages alone")
-    parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="write OUT.md and OUT.json (gpu_check)")
+    parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="write OUT.md, .json and .log (gpu_check)")
     parser.add_argument(
         "--limit", type=float, help="seconds for everything (default: 360 on a GPU, 1500 on a CPU, where all is slower)"
     )

@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -295,10 +296,12 @@ def warm(job, result):
         )  # fmt: skip
         sys.stdout.write(done.stdout)
         failed = done.stdout.strip().splitlines()[-1:] or ["it said nothing"] if done.returncode else []
-        FAULTS.extend(f"{form['what']}: {reason}" for reason in failed)
-        rows.append([form["what"], failed[0] if failed else f"{time.perf_counter() - start:.1f}"])
-        result.save()
+        with lock:
+            FAULTS.extend(f"{form['what']}: {reason}" for reason in failed)
+            rows.append([form["what"], failed[0] if failed else f"{time.perf_counter() - start:.1f}"])
+            result.save()
 
+    lock = threading.Lock()
     with ThreadPoolExecutor(max(1, threads() // 5)) as pool:
         list(pool.map(one, forms))
 

@@ -70,8 +70,8 @@ class IFAN(nn.Module):
             variance 2 / (1.01 fan_in), with which short trainings leave their first plateau sooner.
 
     Attributes:
-        half_precision: its layers are convolutions alone, so that with weights in a half type it computes what autocast
-            would.
+        half_precision: its layers are convolutions alone, so that with weights and picture in a half type it computes
+            what autocast would, but for the picture's rounding.
         multiple_of: sizes the network works at; `forward` pads others, `training_outputs` refuses them.
         in_channels: channels of `lq`, 3 or 9.
         hyper_parameters: the arguments it was built with but for `filter_init` and `weight_init`; they go into its

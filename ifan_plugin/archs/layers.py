@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as global_hooks
 
 from ifan_plugin.archs.pieces import in_pieces
 from ifan_plugin.ops.epilogue import epilogue_, fuses, products_as_convolutions
@@ -17,17 +18,34 @@ NEGATIVE_SLOPE = 0.1
 class ConvAct(nn.Sequential):
     """A convolution, transposed or not, then LeakyReLU, then perhaps a sum."""
 
+    one_step = True  # for whoever watches a run: what is within may be computed in one go
+
     def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
         """`after` is added to the result; without gradients in place."""
-        if can_fuse(self, x):
+        if len(self) == 2 and can_fuse(self, x):
             return after_convolution(self[0], x, NEGATIVE_SLOPE, after=after)
         out: Tensor = cast(Any, super()).forward(x)
         return out if after is None else sum_of(out, after)
 
 
 def can_fuse(layers: nn.Sequential, x: Tensor) -> bool:
-    """Whether what follows the convolutions of `layers` can be done in one pass, and nobody watches what is between."""
-    return fuses(x) and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    """Whether what follows the convolutions of `layers` can be done in one pass: they are as they were made here, and
+    nobody watches what is between."""
+    if not fuses(x) or global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks:
+        return False
+    return all(_is_plain(layer) for layer in layers)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether `layer` is one of those that :func:`conv` and :func:`up` make, unchanged and without hooks."""
+    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__:
+        return False
+    if type(layer) is nn.LeakyReLU:
+        return layer.negative_slope == NEGATIVE_SLOPE
+    if type(layer) is not nn.Conv2d and type(layer) is not nn.ConvTranspose2d:
+        return False
+    usual = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    return usual and layer.bias is not None and layer.output_padding == (0, 0)
 
 
 def after_convolution(
@@ -59,6 +77,8 @@ def up(in_channels: int, out_channels: int) -> ConvAct:
 class ResBlock(nn.Module):
     """Residual units of two convolutions each; a block of several units has a skip over all of them too."""
 
+    one_step = True
+
     def __init__(self, channels: int, units: int) -> None:
         super().__init__()
         self.units = nn.ModuleList(
@@ -68,7 +88,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = x
         units = cast("list[nn.Sequential]", list(self.units))
-        if all(can_fuse(unit, x) for unit in units):
+        watched = any(unit._forward_hooks or unit._forward_pre_hooks for unit in units)
+        if not watched and all(can_fuse(unit, x) for unit in units):
             for unit in units:
                 inner = after_convolution(unit[0], out, NEGATIVE_SLOPE)
                 after = x if unit is units[-1] and len(units) > 1 else None
@@ -107,12 +128,13 @@ class PointwiseConv(nn.Conv2d):
         """
         weight, bias = self.weight.flatten(1)[first : first + count], self.bias[first : first + count]
         weight = weight.expand(pixels.shape[0], -1, -1)
+        if out is not None:  # autocast leaves products with `out` alone: the types are made its own here
+            weight, pixels = weight.to(out.dtype), pixels.to(out.dtype)
+        if not fuses(pixels):
+            return torch.bmm(weight, pixels, out=out).add_(bias[:, None])
         with products_as_convolutions(pixels):
-            if out is None:
-                product = torch.bmm(weight, pixels)
-            else:  # autocast leaves products with `out` alone: the types are made its own here
-                product = torch.bmm(weight.to(out.dtype), pixels.to(out.dtype), out=out)
-        return epilogue_(product, bias, 1.0) if fuses(product) else product.add_(bias[:, None])
+            product = torch.bmm(weight, pixels, out=out)
+        return epilogue_(product, bias, 1.0)
 
 
 def sum_of(fresh: Tensor, other: Tensor) -> Tensor:

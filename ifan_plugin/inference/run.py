@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ifan_plugin.common.errors import UserError
-from ifan_plugin.inference import memory, tiles
+from ifan_plugin.inference import half_copies, memory, tiles
 from ifan_plugin.inference.ensemble import transforms
 from ifan_plugin.ops.padding import pad_to_multiple
 
@@ -53,16 +52,17 @@ def run_network(
         ensemble: the mean over all flips and turns that are legal for the views
             (:mod:`ifan_plugin.inference.ensemble`): 8 runs for a centre view alone, 4 with left and right.
         views: the views that are stacked into `lq`; only an ensemble looks at them.
-        precision: ``fp32``, or ``bf16`` or ``fp16`` by autocast (not ``fp16`` on a CPU). bf16 on a CPU without such
-            instructions is many times slower than fp32.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` by autocast, or see `fixed` (not ``fp16`` on a CPU). bf16 on a CPU
+            without such instructions is many times slower than fp32.
         progress: called as ``progress(done, total)`` after each tile; `total` counts the ensemble's members, and grows
             where tiles are halved. Where a halo proves too narrow, the count starts again.
         halo: of the tiles: ``auto`` (measured, seams checked), ``exact`` (as far as the network can see) or pixels;
             see :mod:`ifan_plugin.inference.tiles`.
         program: what computes in the network's place (:mod:`ifan_plugin.export.runtimes`), in ``fp32``; the network is
             still asked how far it sees.
-        fixed: the weights stay as they are for good, so on a GPU a copy of them in a half type may be kept for later
-            calls, where the network says that this serves (its attribute ``half_precision``).
+        fixed: the weights seldom change, so on a GPU a copy of the network in a half type is made and kept for later
+            calls, where it says that this serves (its attribute ``half_precision``): see
+            :mod:`ifan_plugin.inference.half_copies`.
 
     Returns:
         The restored picture [B, 3, H, W], clipped to [0, 1], on the device of `lq`.
@@ -90,15 +90,6 @@ def run_network(
     return mean.div_(len(members)) if len(members) > 1 else mean
 
 
-def copy_of(network: nn.Module) -> nn.Module:
-    """`network` in evaluation mode, without what was measured of it."""
-    measured = network.__dict__.pop("_measured_by_ifan_plugin", {})
-    try:
-        return deepcopy(network).eval()
-    finally:
-        network.__dict__["_measured_by_ifan_plugin"] = measured
-
-
 class _Runner:
     """A network on its device at a precision, and what was measured of it."""
 
@@ -124,14 +115,12 @@ class _Runner:
         self.halo: int | None = None  # what was enough for the last member of an ensemble
         # With the network itself, since they hold as long as it does: what its layers reach and take.
         self.facts: dict[Any, Any] = network.__dict__.setdefault("_measured_by_ifan_plugin", {})
-        self.half = PRECISIONS[precision] if fixed and self.device.type == "cuda" else None
-        if self.half is not None and getattr(network, "half_precision", False):
-            # Autocast would cast all weights anew for each picture, which takes longer than the network on a fast GPU.
-            if ("copy", precision) not in self.facts:
-                self.facts["copy", precision] = copy_of(network).to(self.half)
-            self.compute = self.facts["copy", precision]
-        else:
-            self.half = None
+        self.program = program
+        self.half: torch.dtype | None = None
+        if fixed and program is None and half_copies.serve(network, self.device):
+            self.half = PRECISIONS[precision]
+        if self.half is not None:
+            self.compute = half_copies.of(network, self.half)
 
     def __call__(self, lq: Tensor) -> Tensor:
         height, width = lq.shape[-2:]
@@ -217,7 +206,7 @@ class _Runner:
 
     def _bytes_a_pixel(self, lq: Tensor) -> float | None:
         """What the network takes, measured on a crop from the middle; infinite where not even that goes."""
-        by = "" if self.compute is self.network else self.compute.name
+        by = "a copy" if self.half is not None else "" if self.program is None else str(self.program.name)
         key = ("bytes", str(self.device), self.precision, by)
         side = _PROBE
         while key not in self.facts:

@@ -30,7 +30,7 @@ def reported(network: nn.Module, report: Callable[[float], None]) -> Iterator[No
     if isinstance(network, torch.jit.ScriptModule):  # it takes no such hooks
         yield
         return
-    layers = [module for module in network.modules() if not any(module.children())]
+    layers = list(_steps(network))
     run = _Run(len(layers), report)
     hooks = [layer.register_forward_hook(run.layer_done) for layer in layers]
     hooks += [network.register_forward_pre_hook(run.begins), network.register_forward_hook(run.ends)]
@@ -40,6 +40,16 @@ def reported(network: nn.Module, report: Callable[[float], None]) -> Iterator[No
         run.stops()
         for hook in hooks:
             hook.remove()
+
+
+def _steps(module: nn.Module) -> Iterator[nn.Module]:
+    """Its layers; of what may be computed in one go (an attribute ``one_step``), the whole. A hook on what is within
+    would keep it from that."""
+    if getattr(module, "one_step", False) or not any(module.children()):
+        yield module
+    else:
+        for child in module.children():
+            yield from _steps(child)
 
 
 class _Run:

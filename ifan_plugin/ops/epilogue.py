@@ -53,8 +53,11 @@ def epilogue_(
 
 
 def _like(other: Tensor | None, x: Tensor) -> Tensor | None:
-    """`other` in the type and memory layout of `x`."""
-    if other is None or (other.dtype == x.dtype and other.stride() == x.stride()):
+    """`other` in the type and memory layout of `x`; what a dimension of size 1 has for a stride means nothing."""
+    if other is None:
+        return None
+    pairs = zip(x.shape, x.stride(), other.stride(), strict=True)
+    if other.dtype == x.dtype and all(size == 1 or one == two for size, one, two in pairs):
         return other
     return torch.empty_like(x).copy_(other)
 
@@ -62,15 +65,21 @@ def _like(other: Tensor | None, x: Tensor) -> Tensor | None:
 @contextlib.contextmanager
 def products_as_convolutions(x: Tensor) -> Iterator[None]:
     """Matrix products on a GPU in the precision that PyTorch gives convolutions there (TF32, unless
-    ``torch.backends.cudnn`` says otherwise): for a 1x1 convolution that is computed as a product."""
+    ``torch.backends.cudnn`` says otherwise): for a 1x1 convolution that is computed as a product, without gradients.
+
+    PyTorch knows that precision for the whole process alone, so other threads' products have it for the moment that
+    starting this one takes.
+    """
     matmul = torch.backends.cuda.matmul
-    wanted = cast(Any, torch.backends.cudnn).conv.fp32_precision
-    if not x.is_cuda or x.dtype != torch.float32 or torch.compiler.is_compiling() or wanted != "tf32":
+    if cast(Any, torch.backends.cudnn).conv.fp32_precision != "tf32" or x.dtype != torch.float32:
         yield
         return
     with _precision_lock:
         kept = matmul.fp32_precision
-        matmul.fp32_precision = wanted
+        if kept == "tf32":
+            yield
+            return
+        matmul.fp32_precision = "tf32"
         try:
             yield
         finally:

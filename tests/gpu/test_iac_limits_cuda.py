@@ -25,10 +25,11 @@ LIMITS = {
     "a forward tile's columns": (1, 2, 20, 256, 1, 3),  # kForwardColumns
     "and one more": (1, 2, 20, 257, 1, 3),
     "two of them": (1, 2, 20, 512, 1, 3),
-    "a backward tile's columns": (1, 2, 70, 64, 2, 3),  # kBackwardColumns
-    "and one more, of its rows too": (1, 2, 65, 65, 2, 3),
-    "a backward tile's rows": (1, 2, 16, 300, 2, 3),  # kBackwardRows
-    "and one more row": (1, 2, 17, 300, 2, 3),
+    "a backward tile's columns": (1, 2, 140, 32, 2, 3),  # kBackwardColumns
+    "and one more: cut, with a halo": (1, 2, 140, 33, 2, 3),
+    "cut into whole ones": (1, 2, 70, 90, 2, 3),
+    "a backward tile's rows": (1, 2, 30, 300, 2, 3),  # kBackwardRows, less the halo
+    "and one more row": (1, 2, 31, 300, 2, 3),
     "most taps of a tile": (1, 1, 70, 70, 2, 15),
     "too many taps: wide": (1, 1, 70, 70, 2, 17),
     "more taps than pixels": (1, 2, 3, 4, 2, 21),
@@ -65,11 +66,11 @@ def test_agrees_where_shared_memory_ends(shape: tuple[int, ...], dtype: torch.dt
 
 @needs_cuda
 def test_agrees_in_passes_of_planes() -> None:
-    """200 planes of which 69 fit into 50 MB of L2."""
+    """200 planes, which 50 MB of L2 cut into passes of 34 forward and of 67 backward."""
     room_for(4)
     x, filters, grad = make((1, 200, 260, 260), 2, 3, torch.float32)
     got = compiled(x, filters, grad, 2, 3)
-    for channel in (0, 68, 69, 199):
+    for channel in (0, 33, 34, 66, 67, 199):
         part = [tensor[:, channel : channel + 1] for tensor in (x, grad)]
         want = expected(part[0], of_channel(filters, 200, channel, 2, 3), part[1], 2)
         found = (*(tensor[:, channel : channel + 1] for tensor in got[:2]), of_channel(got[2], 200, channel, 2, 3))

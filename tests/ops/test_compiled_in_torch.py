@@ -14,6 +14,7 @@ import torch
 from iac_cases import TOLERANCE, Recorder, arguments, assert_near, compiled
 from torch import Tensor, nn
 
+from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.ops import IAC, _library, filter_channels, iac, iac_step, reference
 
 ROOT = Path(__file__).parents[2]
@@ -222,3 +223,16 @@ def test_a_failed_load_keeps_the_loader_s_words(monkeypatch: pytest.MonkeyPatch,
     assert reasons["cpu"].count(str(broken)) >= 1
     assert "\n" not in reasons["cpu"]
     assert reasons["cuda"] == reasons["cpu"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_is_one_graph(training: bool) -> None:
+    """Nothing in its layers makes torch.compile fall back to Python."""
+    torch._dynamo.reset()
+    network = IFAN(width=4, num_steps=3, res_units=2).train(training)
+    function = network.training_outputs if training else network
+    lq = torch.rand(1, 3, 32, 40)
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    with torch.set_grad_enabled(training):
+        got, want = compiled(lq), function(lq)
+    torch.testing.assert_close(got[0], want[0])

@@ -88,6 +88,44 @@ def test_whoever_watches_a_layer_sees_it(fused_everywhere: list[int]) -> None:
     assert not fused_everywhere
 
 
+@pytest.mark.usefixtures("fused_everywhere")
+@pytest.mark.parametrize("change", ["subclass", "groups", "slope", "instance", "unit's hook", "global hook"])
+def test_what_was_changed_is_called(change: str, fused_everywhere: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros_like(x)
+
+    block = layers.ResBlock(4, 2).eval()
+    if change == "subclass":
+        block.units[0][0] = Other(4, 4, 3, padding=1)
+    elif change == "groups":
+        block.units[0][0] = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+    elif change == "slope":
+        block.units[0][1] = nn.LeakyReLU(0.2)
+    elif change == "instance":
+        monkeypatch.setattr(block.units[0][0], "forward", lambda x: torch.zeros_like(x))
+    elif change == "unit's hook":
+        block.units[0].register_forward_hook(lambda *_: None)
+    x = torch.rand(1, 4, 8, 8)
+    want = block(x).detach()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None) if change == "global hook" else None
+    with torch.no_grad():
+        got = block(x)
+    if handle is not None:
+        handle.remove()
+    assert not fused_everywhere
+    torch.testing.assert_close(got, want)
+
+
+def test_a_part_of_it_has_no_activation(fused_everywhere: list[int]) -> None:
+    """Slices of a Sequential are of its class."""
+    part = layers.conv(3, 4)[:1].eval()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        assert (part(x) < 0).any()
+    assert not fused_everywhere
+
+
 def test_without_a_gpu_nothing_is_fused() -> None:
     with torch.no_grad():
         assert not epilogue.fuses(torch.rand(1, 4, 8, 8))

@@ -291,6 +291,9 @@ inline cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int thr
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
+// Never launched: tells for which architecture this file's kernels were compiled.
+inline __global__ void architecture_kernel() {}
+
 // The limits of the current device. Allowed while a graph is being captured.
 inline cudaError_t plan_device(DeviceLimits& limits) {
   int device = 0;
@@ -305,7 +308,10 @@ inline cudaError_t plan_device(DeviceLimits& limits) {
   read(cudaDevAttrL2CacheSize, limits.l2_bytes);
   int64_t capability = 0;
   read(cudaDevAttrComputeCapabilityMajor, capability);
-  limits.programmatic_launch = capability >= 9;
+  // What was compiled for an older architecture, and translated as it was loaded, has no wait in it.
+  cudaFuncAttributes compiled = {};
+  if (error == cudaSuccess && capability >= 9) error = cudaFuncGetAttributes(&compiled, architecture_kernel);
+  limits.programmatic_launch = capability >= 9 && compiled.ptxVersion >= 90;
   return error;
 }
 

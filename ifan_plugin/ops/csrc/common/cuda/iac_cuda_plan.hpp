@@ -40,26 +40,22 @@ struct DeviceLimits {
 // - Bytes in flight an SM: latency times bandwidth is 15 KB (H100), 21 KB (H200). Forward in float32, where a step
 //   begins / in its v loop / in its h loop: plane 32x32 (64 registers, 4 blocks of 256 threads) 57 / 25 / 33 KB; plane
 //   90x160 (1 block of 960 threads) 54 / 23 / 31 KB; tiles of 140x210 (40 registers, 3 blocks of 448) 75 KB, once.
-//   Enough: 94, 86 and 77 % of the copy's bandwidth. Twice the rows a thread gained nothing (0.82 to 1.06 of the
-//   speed).
-// - Instructions: an SM starts 4 a cycle, and in the time that memory takes for a row 69 cycles pass on an H100 (34 in
-// the
-//   half types). The tiled forward takes about 215 for a row, 54 cycles: half of them make addresses. So the half types
-//   can't be 1.7x float32 in the form of one column a thread (1.16x). Two columns by one load: 1.56 to 1.84x.
+//   Enough: 94, 86 and 77 % of the copy's bandwidth. Twice the rows a thread: 0.82 to 1.06 of the speed.
+// - Instructions: an SM starts 4 a cycle, and in the time that memory takes for a row 69 cycles pass on an H100, 34 in
+//   the half types. The tiled forward takes about 215 for a row, 54 cycles: half of them make addresses. So the half
+//   types can't be 1.7x float32 in the form of one column a thread (1.16x). Two columns by one load: 1.56 to 1.84x.
 // - Barriers, where one block fills an SM (90x160 in float32): fetching before a step's last barrier what the next step
 //   begins with gained nothing (0.95 to 1.0).
-// - Tails: 17 launches of 105 MB at 140x210, 45 us each. Launches that begin early: 4 to 14 % faster. Half the threads
-// a
-//   block, for shorter tails: slower (0.66 to 1.07), since tiles half as high read more halo.
+// - Tails: 17 launches of 105 MB at 140x210, 45 us each. Launches that begin early: 4 to 14 % faster. Half the
+//   threads a block, for shorter tails: 0.66 to 1.07 of the speed, since tiles half as high read more halo.
 // - L2: with passes whose two buffers of 15 MB filled three quarters of its 50 MB, the scratch came from device memory:
 //   the filters at 2.3 TB/s, with it 3.0. Passes of half as many planes: 87 % of the copy's bandwidth instead of 77 %.
 // - Banks: a warp has 32 successive columns, or rows of up to 16 columns that lie one behind the other: successive
 //   words, no conflicts, forward and backward.
 // - Backward: 13 values read and written a pixel, e and the sign of e' beside them: 60 bytes where the least is 56.
-// With
-//   tiles of 64 columns and a halo, 64 threads took 66 columns in two rounds: 25 of 32 lanes at work, half as many
-//   rounds again, 44 % of the copy's bandwidth. Halo and columns in one round, and the gradient stored past the caches:
-//   47 %. The half types take 0.85 of float32's time: it waits for loads and issues addresses, one column a thread.
+//   Where 64 threads took the 66 columns of a tile and its halo in two rounds, 25 of 32 lanes were at work, at 44 % of
+//   the copy's bandwidth. Halo and columns in one round, and the gradient stored past the caches: 47 %. The half types
+//   take 0.85 of float32's time: it waits for loads and issues addresses, one column a thread.
 //
 // Forms of the kernels that only measuring on a card can choose between; by default those that won on an H100. Each
 // changes the speed alone: results are the same bit by bit in the host build (tests/ops/test_cuda_variants.py). The
@@ -244,7 +240,8 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
   plan = Plan{};
   plan.path = Path::kTiled;
   const int64_t halo = taps - 1;
-  int64_t across = variants.wide_tiles || variants.tall_tiles ? 2 * kBackwardColumns : kBackwardColumns;
+  const bool tall = variants.tall_tiles && has_fast_form(taps, height * width);  // others' blocks are half as large
+  int64_t across = variants.wide_tiles || tall ? 2 * kBackwardColumns : kBackwardColumns;
   const int64_t high = variants.wide_tiles ? kBackwardRows / 2 : kBackwardRows;
   const auto cut_columns = [&] {  // in equal parts
     plan.tile_columns = divide_up(width, width <= across ? 1 : divide_up(width, std::max<int64_t>(across - halo, 16)));
@@ -263,8 +260,8 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
   // Past 16 taps a tile would be mostly halo.
   if (taps < 16 && plan.shared_bytes <= device.shared_bytes) {
     plan.threads_x = threads_across(std::min(width, plan.tile_columns + halo));
-    plan.threads_y = threads_down(plan.threads_x, std::min(height, plan.tile_rows + halo),
-                                  variants.tall_tiles ? kTiledThreads : kTiledThreads / 2);
+    plan.threads_y =
+        threads_down(plan.threads_x, std::min(height, plan.tile_rows + halo), tall ? kTiledThreads : kTiledThreads / 2);
     plan.tiles_x = divide_up(width, plan.tile_columns);
     plan.tiles = plan.tiles_x * divide_up(height, plan.tile_rows);
   } else {

@@ -13,8 +13,10 @@ namespace {
 bool is_channels_last(const Tensor& tensor) {
   if (tensor.dim() != 4) return false;
   const int64_t channels = tensor.size(1), width = tensor.size(3), height = tensor.size(2);
-  return tensor.stride(1) == 1 && tensor.stride(3) == channels && tensor.stride(2) == channels * width &&
-         tensor.stride(0) == channels * width * height;
+  const auto is = [&](int64_t dimension, int64_t stride) {
+    return tensor.size(dimension) == 1 || tensor.stride(dimension) == stride;  // of size 1: any stride will do
+  };
+  return is(1, 1) && is(3, channels) && is(2, channels * width) && is(0, channels * width * height);
 }
 
 void check_other(const Tensor& other, const char* name, const Tensor& x) {
