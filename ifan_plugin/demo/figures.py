@@ -126,6 +126,8 @@ def disparity_html(work: Work) -> str:
     found = work.disparity
     if found is None:
         return note(work.remark or "This network estimates no disparity.")
+    if work.blur_size:  # nothing is sharper than in focus, whatever the network rounds to
+        found = np.maximum(found, 0.0)
     low, high = float(found.min()), float(found.max())
     where = "" if work.blur_size else f" at 1/{SCALE} size"
     if high - low < FLAT_DISPARITY:  # drawn, it would be white, or its noise in full colours

@@ -261,7 +261,7 @@ def test_a_kernel_that_does_nothing_is_said_to(weights, said):
 
 def test_a_map_of_the_blurs_size_begins_with_zero(answers):
     work = answers.load_sample(0)["work"]
-    work.disparity, work.blur_size = np.linspace(0.0, 8.0, 88).reshape(8, 11), True
+    work.disparity, work.blur_size = np.linspace(-0.3, 8.0, 88).reshape(8, 11), True
     found = figures.disparity_html(work)
     assert "<span>0, in focus</span><span>8 px</span>" in found
     assert "Diameter of the blur, from 0.00 to 8.00 pixels" in found
