@@ -104,9 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     how.add_argument(
         "--runtime", choices=RUNTIMES, default="auto",
-        help="what computes on a CPU: torch, or openvino or onnxruntime, which may be faster on your processor; "
-        "the first time one of these is asked for, the network is exported and checked, which takes minutes, and kept; auto (default): "
-        "one of the two where that was done already, else torch",
+        help="what computes on a CPU: torch, or openvino or onnxruntime, which may be faster on your processor; the "
+        "first time one of these is asked for, the network is exported and checked, which takes minutes, and kept; "
+        "auto (default): one of the two where that was done already, else torch",
     )  # fmt: skip
     how.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
