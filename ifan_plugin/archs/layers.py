@@ -24,7 +24,9 @@ class ConvAct(nn.Sequential):
         """`after` is added to the result; without gradients in place."""
         if len(self) == 2 and can_fuse(self, x):
             return after_convolution(self[0], x, NEGATIVE_SLOPE, after=after)
-        out: Tensor = cast(Any, super()).forward(x)
+        out = x
+        for layer in self:  # not super().forward: under Python 3.12 torch.compile doesn't follow it
+            out = layer(out)
         return out if after is None else sum_of(out, after)
 
 
