@@ -292,7 +292,8 @@ inline cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int thr
 }
 
 // Never launched: tells for which architecture this file's kernels were compiled.
-inline __global__ void architecture_kernel() {}
+template <int>
+__global__ void architecture_kernel() {}
 
 // The limits of the current device. Allowed while a graph is being captured.
 inline cudaError_t plan_device(DeviceLimits& limits) {
@@ -310,7 +311,7 @@ inline cudaError_t plan_device(DeviceLimits& limits) {
   read(cudaDevAttrComputeCapabilityMajor, capability);
   // What was compiled for an older architecture, and translated as it was loaded, has no wait in it.
   cudaFuncAttributes compiled = {};
-  if (error == cudaSuccess && capability >= 9) error = cudaFuncGetAttributes(&compiled, architecture_kernel);
+  if (error == cudaSuccess && capability >= 9) error = cudaFuncGetAttributes(&compiled, architecture_kernel<0>);
   limits.programmatic_launch = capability >= 9 && compiled.ptxVersion >= 90;
   return error;
 }
