@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ifan_plugin.ops import available_backends, filter_channels, iac
@@ -56,3 +57,12 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.calls.append((func.name(), args))
         return func(*args, **(kwargs or {}))
+
+
+def after_convolution(
+    x: Tensor, bias: Tensor, slope: float, before: Tensor | None = None, after: Tensor | None = None
+) -> Tensor:
+    """What `epilogue_` computes, in float64."""
+    result = x.double() + bias.double().view(-1, *(1,) * (x.dim() - 2))
+    result = F.leaky_relu(result if before is None else result + before.double(), slope)
+    return result if after is None else result + after.double()

@@ -5,20 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from gpu.device import DEVICE, needs_cuda
+from iac_cases import after_convolution as composite
 from torch import Tensor
-from torch.nn import functional as F
 
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.inference import run_network
 from ifan_plugin.ops.epilogue import epilogue_, fuses, products_as_convolutions
 
 pytestmark = needs_cuda
-
-
-def composite(x: Tensor, bias: Tensor, slope: float, before: Tensor | None, after: Tensor | None) -> Tensor:
-    result = x.double() + bias.double().view(-1, *(1,) * (x.dim() - 2))
-    result = F.leaky_relu(result if before is None else result + before.double(), slope)
-    return result if after is None else result + after.double()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)

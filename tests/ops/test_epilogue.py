@@ -1,53 +1,15 @@
-"""What follows a convolution in one pass: the kernel's arithmetic without a GPU, and where layers use it."""
+"""What follows a convolution in one pass, where layers use it. The kernel's arithmetic: test_cuda_epilogue.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from ops.host_shim.cases import needs_compiler
-from ops.host_shim.driver import Shim
+from iac_cases import after_convolution as composite
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ifan_plugin.archs import layers
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.ops import epilogue
-
-
-def composite(x: Tensor, bias: Tensor, slope: float, before: Tensor | None, after: Tensor | None) -> Tensor:
-    """In float64."""
-    sums = [
-        x.double(),
-        bias.double().view(-1, *(1,) * (x.dim() - 2)),
-        *(t.double() for t in (before,) if t is not None),
-    ]
-    result = F.leaky_relu(sum(sums), slope)
-    return result if after is None else result + after.double()
-
-
-@needs_compiler
-@pytest.mark.parametrize("others", ["", "before", "after", "both"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    ("shape", "last"),
-    [((2, 8, 3, 5), True), ((1, 12, 4, 4), True), ((1, 3, 7, 5), True), ((2, 5, 4, 6), False), ((1, 3, 7), False),
-     ((2, 16, 64), False), ((1, 24, 9, 40), True)],
-)  # fmt: skip
-def test_the_kernel(shim: Shim, shape: tuple[int, ...], last: bool, dtype: torch.dtype, others: str) -> None:
-    torch.manual_seed(0)
-
-    def drawn() -> Tensor:
-        values = torch.randn(shape).to(dtype)
-        return values.contiguous(memory_format=torch.channels_last) if last else values
-
-    x, bias = drawn(), torch.randn(shape[1]).to(dtype)
-    before = drawn() if others in ("before", "both") else None
-    after = drawn() if others in ("after", "both") else None
-    want = composite(x, bias, 0.1, before, after)
-    for aligned in (True, False):
-        got = shim.epilogue(x, bias, 0.1, before, after, aligned=aligned)
-        tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
-        assert (got.double() - want).abs().max() <= tolerance * want.abs().max()
 
 
 @pytest.fixture
