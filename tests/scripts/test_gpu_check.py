@@ -39,12 +39,13 @@ def test_every_stage_on_a_cpu(tmp_path: Path) -> None:
     needs_a_gpu = {"sanitizer", "variants", "graphs"}
     assert {name for name in needs_a_gpu if outcomes.pop(name) == "skipped"} == needs_a_gpu
     assert set(outcomes.values()) == {"passed"}, outcomes
-    assert list(outcomes) == ["build", "warm", "tests", "iac", "network", "training", "compile", "loader", "simulator"]
+    assert list(outcomes) == ["build", "tests", "warm", "iac", "network", "training", "compile", "simulator", "loader"]
     assert all(table["rows"] for name in outcomes for table in stages[name]["tables"] if "why" not in table["title"])
     text = (tmp_path / "tables/check.md").read_text()
     assert text == done.stdout.rstrip("\n") + "\n"
     assert f"torch {torch.__version__}" in text
     assert "| 96x64 | ours, bf16 |" in text
+    assert "tests/gpu/test_iac_cuda.py" in (tmp_path / "tables/check.log").read_text(), "what pytest said"
 
 
 @compiled
