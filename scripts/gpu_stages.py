@@ -119,17 +119,8 @@ def tests(job, result):
     """tests/gpu; on a CPU those that IFAN_TEST_DEVICE=cpu leaves."""
     env = os.environ | ({"IFAN_TEST_DEVICE": "cpu"} if job["device"] == "cpu" else {})
     command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "pytest",
-        "tests/gpu",
-        "-v",
-        "-rsfE",
-        "--durations=5",
-        "-p",
-        "no:cacheprovider",
-    ]
+        sys.executable, "-u", "-m", "pytest", "tests/gpu", "-v", "-rsfE", "--durations=5", "-p", "no:cacheprovider",
+    ]  # fmt: skip
     command += [] if job["quick"] else ["-m", "slow or not slow"]
     if job["device"] == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", "4"]  # most of the time goes into the expectations, which a CPU makes

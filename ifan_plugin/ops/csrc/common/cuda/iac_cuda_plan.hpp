@@ -31,7 +31,7 @@ struct DeviceLimits {
   bool programmatic_launch = false;  // a launch may begin while the one before it ends: compute capability 9.0
 };
 
-// The kernels against a model of the card, written before any was measured on one, and what an H100 said to it
+// The kernels against a model of the card, written before any was measured on one, and what was measured on an H100
 // (CUDA 13.0, 2026-11-27, docs/benchmarks/gpu_h100_first.md, gpu_h100.md). Data sheets give 132 multiprocessors
 // (SM), 3.35 TB/s for an H100 and 4.8 for an H200; a copy moved 3.03 TB/s on the H100. About 0.65 us from a load to its
 // value under load is an assumption. "Row": 32 pixels of a step, 896 bytes of filters in float32, 448 in the half
