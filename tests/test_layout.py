@@ -60,6 +60,7 @@ PUBLIC = {
         "DefocusLoss",
         "DefocusMapLoss",
         "DisparityLoss",
+        "FilterBiasLoss",
         "FrequencyLoss",
         "ReblurLoss",
         "area_downsample",

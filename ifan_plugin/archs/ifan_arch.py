@@ -181,6 +181,16 @@ class IFAN(nn.Module):
         `filter_type` fac; 0 without filters."""
         return self._filter_channels
 
+    def biases_of(self, filters: Tensor) -> Tensor:
+        """The biases among predicted filters, of any steps: [B, num_steps*4*width, H/8, W/8], FAC's [B, 4*width, …].
+
+        Args:
+            filters: all of them, as ``training_outputs`` gives them.
+        """
+        layer = self.fac if hasattr(self, "fac") else self.iac
+        weights = layer.taps**2 if hasattr(self, "fac") else 2 * layer.taps
+        return filters[:, filters.shape[1] * weights // (weights + 1) :]
+
     def forward(self, lq: Tensor) -> Tensor:
         """The restored image.
 

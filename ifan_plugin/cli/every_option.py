@@ -22,7 +22,7 @@ from ifan_plugin.common.files import make_folder, written_aside
 from ifan_plugin.data.augment import AUGMENT_OPTIONS
 from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
 from ifan_plugin.data.simulated_dataset import SimulatedDualPixelDataset
-from ifan_plugin.losses import DefocusLoss, DefocusMapLoss, DisparityLoss, FrequencyLoss, ReblurLoss
+from ifan_plugin.losses import DefocusLoss, DefocusMapLoss, DisparityLoss, FilterBiasLoss, FrequencyLoss, ReblurLoss
 from ifan_plugin.metrics import lpips, mae, psnr, sharpness, ssim
 from ifan_plugin.metrics.lpips_loss import LPIPSLoss
 from ifan_plugin.models.ifan_options import TRAIN_OPTIONS
@@ -50,7 +50,7 @@ NETWORKS = {
     )
 }  # fmt: skip
 DATASETS = {each.__name__: options_of(each) for each in (DualPixelDataset, SimulatedDualPixelDataset)}
-_LOSSES = (DisparityLoss, DefocusLoss, DefocusMapLoss, ReblurLoss, FrequencyLoss, LPIPSLoss)
+_LOSSES = (DisparityLoss, DefocusLoss, DefocusMapLoss, ReblurLoss, FilterBiasLoss, FrequencyLoss, LPIPSLoss)
 LOSSES = {each.__name__: options_of(each) for each in _LOSSES}
 METRICS = {each.__name__: options_of(each, skip=("img", "img2")) for each in (psnr, ssim, mae, lpips, sharpness)}
 for _keys in METRICS.values():  # this one is told of once

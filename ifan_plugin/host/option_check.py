@@ -250,7 +250,7 @@ def check_loss(
     options: Mapping[str, Any],
     where: str,
     predicted: tuple[int, ...],
-    wanted: tuple[int, ...],
+    wanted: tuple[int, ...] | None,
     valid: str = "L1Loss, MSELoss, CharbonnierLoss",
     *,
     several: bool = False,
@@ -260,7 +260,7 @@ def check_loss(
     Args:
         options: ``type`` and arguments.
         where: names the place in messages.
-        predicted, wanted: the shapes.
+        predicted, wanted: the shapes. ``wanted`` None: it looks at one tensor alone.
         valid: names the losses that are meant for this.
         several: it may give several terms, which count by their sum. One that fetches a network isn't tried then.
 
@@ -279,7 +279,8 @@ def check_loss(
     module = loss(**arguments)
 
     def compare() -> Any:
-        return module(torch.full(predicted, 0.5, requires_grad=True), torch.zeros(wanted))
+        given = torch.full(predicted, 0.5, requires_grad=True)
+        return module(given) if wanted is None else module(given, torch.zeros(wanted))
 
     place = f"{where}: type: {options['type']} doesn't compare what this is for; valid: {valid} (it says"
     value = _try(place, compare, end=")")

@@ -31,7 +31,7 @@ CLASSES = {
     ),
     "LOSS_REGISTRY": (
         "ifan_plugin.losses:DisparityLoss", "ifan_plugin.losses:DefocusLoss", "ifan_plugin.losses:DefocusMapLoss",
-        "ifan_plugin.losses:ReblurLoss",
+        "ifan_plugin.losses:ReblurLoss", "ifan_plugin.losses:FilterBiasLoss",
         "ifan_plugin.losses:FrequencyLoss", "ifan_plugin.metrics.lpips_loss:LPIPSLoss",
     ),
     "METRIC_REGISTRY": (

@@ -52,8 +52,8 @@ class IFANEditModel(IFANRestorer):
     Args:
         data_preprocessor: MMagic's, set up so that the network sees RGB in [0, 1], which is the default.
         **kwargs: as :class:`IFANRestorer` takes them: ``generator``, ``reblur``, ``pixel_loss``, ``disparity_loss``,
-            ``reblur_loss``, ``defocus_loss``, ``pretrained``, ``strict_load``, ``train_cfg``, ``test_cfg``,
-            ``init_cfg``.
+            ``reblur_loss``, ``defocus_loss``, ``filter_bias_loss``, ``pretrained``, ``strict_load``, ``train_cfg``,
+            ``test_cfg``, ``init_cfg``.
 
     Raises:
         UserError: as that class does.

@@ -77,6 +77,7 @@ class IFANRestorer(BaseModel):
         disparity_loss: config of the disparity loss, or None. Batches without left and right views go without it.
         reblur_loss: config of the reblurring loss, or None; there together with ``reblur``, or not at all.
         defocus_loss: config of :class:`ifan_plugin.losses.DefocusLoss`, which is ours, or None; needs simulated data.
+        filter_bias_loss: config of :class:`ifan_plugin.losses.FilterBiasLoss`, which is ours, or None.
         perceptual_loss: config of a loss between deep features, ``dict(type="LPIPSLoss", …)``, or None.
         frequency_loss: config of a loss between spectra, ``dict(type="FrequencyLoss", …)``, or None.
         pretrained: a checkpoint of the generator, of any kind (BasicSR's, mmengine's, the authors', safetensors), or
@@ -103,6 +104,7 @@ class IFANRestorer(BaseModel):
         disparity_loss: Network | None = None,
         reblur_loss: Network | None = None,
         defocus_loss: Network | None = None,
+        filter_bias_loss: Network | None = None,
         perceptual_loss: Network | None = None,
         frequency_loss: Network | None = None,
         pretrained: str | Mapping[str, Any] | None = None,
@@ -123,7 +125,7 @@ class IFANRestorer(BaseModel):
         is_ifan = isinstance(self.generator, IFAN)
         needing_ifan = {
             "reblur": reblur, "disparity_loss": disparity_loss, "reblur_loss": reblur_loss,
-            "defocus_loss": defocus_loss,
+            "defocus_loss": defocus_loss, "filter_bias_loss": filter_bias_loss,
         }  # fmt: skip
         for name, given in needing_ifan.items():
             if given is not None and not is_ifan:
@@ -139,6 +141,9 @@ class IFANRestorer(BaseModel):
         self.disparity_loss = None if disparity_loss is None else _built(disparity_loss, "disparity_loss")
         self.reblur_loss = None if reblur_loss is None else _built(reblur_loss, "reblur_loss")
         self.defocus_loss = None if defocus_loss is None else _built(defocus_loss, "defocus_loss")
+        if filter_bias_loss is not None and not self.generator.use_filters:
+            raise UserError("model: filter_bias_loss: the generator has no filters; remove one of them")
+        self.filter_bias_loss = None if filter_bias_loss is None else _built(filter_bias_loss, "filter_bias_loss")
         self.perceptual_loss = None if perceptual_loss is None else _built(perceptual_loss, "perceptual_loss")
         self.frequency_loss = None if frequency_loss is None else _built(frequency_loss, "frequency_loss")
         self._said_no_views = False
@@ -255,7 +260,7 @@ class IFANRestorer(BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> OrderedDict[str, Tensor]:
         """``l_deblur`` and, where asked for and possible, ``l_disparity``, ``l_reblur``, ``l_defocus``,
-        ``l_perceptual`` and ``l_frequency``: scalars.
+        ``l_filter_bias``, ``l_perceptual`` and ``l_frequency``: scalars.
 
         Raises:
             UserError: no sharp pictures, or no circles of confusion where the defocus loss wants them.
@@ -268,13 +273,15 @@ class IFANRestorer(BaseModel):
             raise UserError("model: defocus_loss: needs simulated data; set coc=True in train_dataloader's dataset")
         with_disparity = self.disparity_loss is not None and self._has_views(left, right)
         outputs = self._forward_pass(
-            self.generator, self.reblur, inputs, gt, left, right, with_disparity=with_disparity
-        )
+            self.generator, self.reblur, inputs, gt, left, right, with_disparity=with_disparity,
+            with_biases=self.filter_bias_loss is not None,
+        )  # fmt: skip
         disparity = self.disparity_loss if with_disparity else None
         others = {"perceptual": self.perceptual_loss, "frequency": self.frequency_loss}
         return loss_terms(
-            outputs, inputs, gt, self.pixel_loss, disparity, self.reblur_loss, self.defocus_loss, coc, others
-        )
+            outputs, inputs, gt, self.pixel_loss, disparity, self.reblur_loss, self.defocus_loss, coc, others,
+            self.filter_bias_loss,
+        )  # fmt: skip
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
         """One training step: :func:`ifan_plugin.mm.steps.train_step`."""

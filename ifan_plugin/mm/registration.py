@@ -8,7 +8,7 @@ from mmengine.registry import Registry
 from ifan_plugin.archs import IFAN, KPAC, ConvIR, DPDNet, GKMNet, ReblurNet
 from ifan_plugin.common.errors import UserError
 from ifan_plugin.host import optimizers
-from ifan_plugin.losses import DefocusLoss, DisparityLoss, FrequencyLoss, ReblurLoss
+from ifan_plugin.losses import DefocusLoss, DisparityLoss, FilterBiasLoss, FrequencyLoss, ReblurLoss
 from ifan_plugin.metrics.lpips_loss import LPIPSLoss
 from ifan_plugin.mm import (
     checkpoints,
@@ -69,7 +69,7 @@ def _members() -> list[tuple[Registry, dict[str, type]]]:
             registry.MODELS,
             (
                 IFAN, ReblurNet, ConvIR, DPDNet, GKMNet, KPAC, IAC, DisparityLoss, DefocusLoss, ReblurLoss,
-                FrequencyLoss, LPIPSLoss,
+                FilterBiasLoss, FrequencyLoss, LPIPSLoss,
                 model.PixelLoss, model.IFANRestorer, preprocess.RestorationPreprocessor,
             ),
         ),

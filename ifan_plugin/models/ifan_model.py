@@ -28,7 +28,7 @@ from ifan_plugin.pictures.kernels import FilterInspector
 from ifan_plugin.weights import official
 from ifan_plugin.weights.building import read_params
 
-LOSSES = ("pixel_opt", "disparity_opt", "reblur_opt", "defocus_opt")
+LOSSES = ("pixel_opt", "disparity_opt", "reblur_opt", "defocus_opt", "filter_bias_opt")
 OTHER_LOSSES = ("perceptual", "frequency")  # between result and sharp picture, beside the pixel loss
 MIN_LOSS_SCALE = 2.0**-14  # fp16 training that still overflows at this scale diverges; it isn't the scale
 
@@ -37,9 +37,10 @@ class IFANModel(BaseModel):
     """Trains and tests IFAN: deblurring, disparity and reblurring loss, one optimiser over network and ReblurNet.
 
     Options beside the host's: ``network_r`` (ReblurNet), ``train: pixel_opt, disparity_opt, reblur_opt, defocus_opt,
-    perceptual_opt, frequency_opt, grad_clip, amp, accumulate, compile`` and, under ``val``, those of
+    filter_bias_opt, perceptual_opt, frequency_opt, grad_clip, amp, accumulate, compile`` and, under ``val``, those of
     :data:`ifan_plugin.models.validation.VAL_OPTIONS`. Source: Lee et al., CVPR 2021, the section on training;
-    ``defocus_opt`` is ours (:class:`ifan_plugin.losses.DefocusLoss`).
+    ``defocus_opt`` and ``filter_bias_opt`` are ours (:class:`ifan_plugin.losses.DefocusLoss`,
+    :class:`ifan_plugin.losses.FilterBiasLoss`).
     """
 
     VAL_OPTIONS = validation.VAL_OPTIONS
@@ -108,7 +109,7 @@ class IFANModel(BaseModel):
             self._load("network_r", self.net_r)
         losses = ((key, train_opt.get(key)) for key in LOSSES)
         criteria: dict[str, Any] = {key: build_loss(opt).to(self.device) if opt else None for key, opt in losses}
-        self.cri_pix, self.cri_disparity, self.cri_reblur, self.cri_defocus = criteria.values()
+        self.cri_pix, self.cri_disparity, self.cri_reblur, self.cri_defocus, self.cri_bias = criteria.values()
         others = ((name, train_opt.get(f"{name}_opt")) for name in OTHER_LOSSES)
         self.other_losses = {name: build_loss(opt).to(self.device) for name, opt in others if opt}
 
@@ -123,8 +124,9 @@ class IFANModel(BaseModel):
             for part in (self.net_g.filter_encoder, self.net_g.disparity_estimator):
                 part.requires_grad_(True)
         step = TrainingStep(
-            self.net_g, self.net_r, with_disparity=self.with_disparity, map_alone=map_alone, amp_dtype=amp_dtype
-        )
+            self.net_g, self.net_r, with_disparity=self.with_disparity, with_biases=self.cri_bias is not None,
+            map_alone=map_alone, amp_dtype=amp_dtype,
+        )  # fmt: skip
         if self.opt["dist"]:
             lay_out(step)
         if train_opt.get("compile"):
@@ -233,7 +235,7 @@ class IFANModel(BaseModel):
                 left, right, coc = (None if value is None else value[part] for value in others)
                 losses = loss_terms(
                     step(lq, gt, left, right), lq, gt, self.cri_pix, disparity, self.cri_reblur, self.cri_defocus, coc,
-                    self.other_losses,
+                    self.other_losses, self.cri_bias,
                 )  # fmt: skip
                 losses["l_total"] = cast(Tensor, sum(losses.values()))
                 if len(parts) > 1:

@@ -41,6 +41,9 @@ TRAIN_OPTIONS = {
         None,
         help="ours: teaches the disparity or defocus map the blur of simulated data; IFAN, DMENet",
     ),
+    "filter_bias_opt": Option(
+        dict, None, help="ours: FilterBiasLoss, keeps the activations between the filters' steps open; IFAN alone"
+    ),
     "perceptual_opt": Option(dict, None, help="loss between deep features, such as LPIPSLoss"),
     "frequency_opt": Option(dict, None, help="loss between spectra, such as FrequencyLoss"),
     "grad_clip": Option(float, None, minimum=0, help="largest norm of all gradients together"),
@@ -49,15 +52,16 @@ TRAIN_OPTIONS = {
     "compile": Option(bool, False, help="torch.compile of the networks; the first iteration takes minutes"),
 }
 
-_COMPARED = {
+_COMPARED: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None, str]] = {
     "disparity_opt": ((1, 3, 4, 4), (1, 3, 4, 4), "DisparityLoss"),
     "reblur_opt": ((1, 3, 4, 4), (1, 3, 32, 32), "ReblurLoss"),
     "defocus_opt": ((1, 1, 4, 4), (1, 1, 32, 32), "DefocusLoss"),
+    "filter_bias_opt": ((1, 8, 4, 4), None, "FilterBiasLoss"),
     "frequency_opt": ((1, 3, 32, 32), (1, 3, 32, 32), "FrequencyLoss"),
     "perceptual_opt": ((1, 3, 64, 64), (1, 3, 64, 64), "LPIPSLoss, PerceptualLoss"),
 }
-"""Loss -> what it is given, for a picture of 32x32 (of 64x64 where networks compare), and what is meant for it; see
-:func:`ifan_plugin.models.training_step.loss_terms`."""
+"""Loss -> what it is given, for a picture of 32x32 (of 64x64 where networks compare; None: one tensor alone), and what
+is meant for it; see :func:`ifan_plugin.models.training_step.loss_terms`."""
 
 
 def check(options: dict[str, Any], where: str, *, is_train: bool) -> None:
@@ -94,7 +98,9 @@ def check(options: dict[str, Any], where: str, *, is_train: bool) -> None:
 def _check_training(options: dict[str, Any], where: str, network: Mapping[str, Any]) -> None:
     """What training alone asks: its section, and that losses, networks and data fit together."""
     is_ifan = network["type"] == "IFAN"
-    losses = {"disparity_opt", "reblur_opt", "defocus_opt"} - ({"defocus_opt"} if network["type"] in _MAPS else set())
+    losses = {"disparity_opt", "reblur_opt", "filter_bias_opt"}
+    if network["type"] not in _MAPS:
+        losses.add("defocus_opt")
     train = options["train"] = check_mapping(options["train"], TRAIN_OPTIONS, f"{where}: train")
     train["total_iter"] = int(train["total_iter"])
     _check_losses(train, network["type"], f"{where}: train")
@@ -110,8 +116,8 @@ def _check_training(options: dict[str, Any], where: str, network: Mapping[str, A
             raise UserError(f"{where}: network_r: needs network_g of type IFAN, not {network['type']}")
         _check_coc(options, where)
         return
-    for loss in ("disparity_opt", "defocus_opt"):
-        for key in ("use_disparity", "use_filters"):
+    for loss in ("disparity_opt", "defocus_opt", "filter_bias_opt"):
+        for key in ("use_filters",) if loss == "filter_bias_opt" else ("use_disparity", "use_filters"):
             if train[loss] is not None and not network.get(key, True):
                 raise UserError(f"{where}: train: {loss}: network_g has {key}: false; remove one of them")
     _check_coc(options, where)
@@ -140,7 +146,7 @@ def _check_map_alone(options: Mapping[str, Any], where: str, *, is_ifan: bool) -
             f"{where}: train: pixel_opt: ~ trains IFAN's disparity map alone, which needs network_g of type IFAN and "
             "defocus_opt; give a loss between restored and sharp picture, such as {type: L1Loss}"
         )
-    others = [key for key in ("disparity_opt", "reblur_opt", "perceptual_opt", "frequency_opt") if train[key]]
+    others = [key for key in _COMPARED if key != "defocus_opt" and train[key]]
     if others or "network_r" in options:
         name = f"train: {others[0]}" if others else "network_r"
         raise UserError(f"{where}: {name}: not with pixel_opt: ~, which trains the disparity map by defocus_opt alone")
@@ -151,7 +157,7 @@ def _check_losses(train: Mapping[str, Any], network: str, where: str) -> None:
         if train[key] is None:
             continue
         if key == "defocus_opt" and network in _MAPS:
-            predicted, valid = wanted, "DefocusMapLoss"
+            predicted, valid = (1, 1, 32, 32), "DefocusMapLoss"
         check_loss(train[key], f"{where}: {key}", predicted, wanted, valid, several=key == "perceptual_opt")
 
 

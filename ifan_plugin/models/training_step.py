@@ -32,6 +32,7 @@ def forward_pass(
     right: Tensor | None = None,
     *,
     with_disparity: bool,
+    with_biases: bool = False,
     map_alone: bool = False,
 ) -> dict[str, Tensor]:
     """Everything that the losses compare.
@@ -43,11 +44,13 @@ def forward_pass(
         gt: the sharp pictures [B, 3, H, W].
         left, right: the views [B, 3, H, W]; the dual-pixel network has them in ``lq``.
         with_disparity: whether the disparity loss is asked for.
+        with_biases: whether the loss of the predicted biases is.
         map_alone: IFAN's disparity map is all that is asked for: a tenth of the time.
 
     Returns:
         ``result`` [B, 3, H, W] and, where the networks give them, ``warped_right``, ``left_small`` and ``reblurred``
-        [B, 3, H/8, W/8] and ``lq_disparity`` [B, 1, H/8, W/8]; float32.
+        [B, 3, H/8, W/8], ``lq_disparity`` [B, 1, H/8, W/8] and ``filter_biases`` [B, num_steps*4*width, H/8, W/8];
+        float32.
     """
     if not hasattr(net_g, "training_outputs"):
         return {"result": net_g(lq).float()}
@@ -61,6 +64,8 @@ def forward_pass(
         found |= {"warped_right": outputs.warped_right, "left_small": outputs.left_small}
     if outputs.lq_disparity is not None:
         found["lq_disparity"] = outputs.lq_disparity
+    if with_biases and outputs.filters is not None:
+        found["filter_biases"] = ifan.biases_of(outputs.filters)
     if net_r is not None:
         to_filters = ifan.filter_predictor.to_filters
         found["reblurred"] = net_r(gt, outputs.filters, outputs.embedding, to_filters)
@@ -77,6 +82,7 @@ def loss_terms(
     defocus: Loss | None = None,
     coc: Tensor | None = None,
     others: Mapping[str, Loss | None] | None = None,
+    filter_bias: Callable[[Tensor], Tensor] | None = None,
 ) -> OrderedDict[str, Tensor]:
     """The terms of the paper's loss and of ours, scalars; their sum is what is minimised.
 
@@ -87,10 +93,11 @@ def loss_terms(
         coc: for the last one, which isn't the paper's: the signed circle of confusion [B, 1, H, W], pixels.
         others: name -> loss between result and sharp picture, such as ``perceptual``; those that are None are left out.
             One that gives several terms, as BasicSR's PerceptualLoss does, counts by their sum.
+        filter_bias: ours, too: what the predicted biases cost.
 
     Returns:
-        Where asked for, ``l_deblur``, ``l_disparity``, ``l_reblur``, ``l_defocus`` and ``l_`` with the names of
-        ``others``, in this order.
+        Where asked for, ``l_deblur``, ``l_disparity``, ``l_reblur``, ``l_defocus``, ``l_filter_bias`` and ``l_`` with
+        the names of ``others``, in this order.
     """
     losses: OrderedDict[str, Tensor] = OrderedDict()
     if pixel is not None:
@@ -101,6 +108,8 @@ def loss_terms(
         losses["l_reblur"] = reblur(outputs["reblurred"], lq[:, :3])
     if defocus is not None and coc is not None:
         losses["l_defocus"] = defocus(outputs["lq_disparity"], coc)
+    if filter_bias is not None:
+        losses["l_filter_bias"] = filter_bias(outputs["filter_biases"])
     for name, loss in (others or {}).items():
         if loss is not None:
             value: Any = loss(outputs["result"], gt)
@@ -141,19 +150,21 @@ class TrainingStep(nn.Module):
         net_r: nn.Module | None,
         *,
         with_disparity: bool,
+        with_biases: bool = False,
         map_alone: bool = False,
         amp_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.net_g, self.net_r = net_g, net_r
-        self.with_disparity, self.map_alone, self.amp_dtype = with_disparity, map_alone, amp_dtype
+        self.with_disparity, self.with_biases, self.map_alone = with_disparity, with_biases, map_alone
+        self.amp_dtype = amp_dtype
 
     def forward(self, lq: Tensor, gt: Tensor, left: Tensor | None, right: Tensor | None) -> dict[str, Tensor]:
         # Entered here, not outside: DataParallel's threads would take the device's default type.
         with torch.autocast(lq.device.type, self.amp_dtype) if self.amp_dtype else nullcontext():
             return forward_pass(
                 self.net_g, self.net_r, lq, gt, left, right,
-                with_disparity=self.with_disparity, map_alone=self.map_alone,
+                with_disparity=self.with_disparity, with_biases=self.with_biases, map_alone=self.map_alone,
             )  # fmt: skip
 
 

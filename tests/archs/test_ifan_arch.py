@@ -181,6 +181,9 @@ def test_predictor_can_be_taken_apart() -> None:
     embedded = predictor.embed(features, disparity)
     some = F.conv2d(embedded, predictor.to_filters.weight[rows], predictor.to_filters.bias[rows])
     torch.testing.assert_close(some, predictor(features, disparity)[:, rows])
+    filters, steps = predictor(features, disparity), range(network.iac.num_steps)
+    biases = [predictor.step_filters(embedded, step, 8, len(steps))[1] for step in steps]
+    torch.testing.assert_close(network.biases_of(filters), torch.cat(biases, 1))
 
 
 def test_isotropic_reaches_the_operator() -> None:

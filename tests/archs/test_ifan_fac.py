@@ -49,6 +49,7 @@ def test_the_layer_gets_filters_and_biases_in_this_order():
         outputs = network.training_outputs(lq)
         *skips, features = network.feature_extractor(lq)
         filters, bias = outputs.filters[:, :500], outputs.filters[:, 500:]
+        torch.testing.assert_close(network.biases_of(outputs.filters), bias)
         deblurred = F.leaky_relu(fac(features, filters, 5, bias), 0.1)
         torch.testing.assert_close(outputs.result, lq + network.reconstructor(deblurred, skips))
 

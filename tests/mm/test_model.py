@@ -62,6 +62,17 @@ def test_losses_are_the_papers():
     assert list(logged) == ["loss", *expected]
 
 
+def test_the_loss_of_the_predicted_biases():
+    model = trained(filter_bias_loss={"type": "FilterBiasLoss", "loss_weight": 3.0}).train()
+    lq, samples = batch()
+    losses = model(lq, samples, mode="loss")
+    assert list(losses) == ["l_deblur", "l_disparity", "l_reblur", "l_filter_bias"]
+    biases = model.generator.biases_of(model.generator.training_outputs(lq).filters)
+    torch.testing.assert_close(losses["l_filter_bias"], 3 * biases.clamp(max=0).abs().mean())
+    with pytest.raises(UserError, match="model: filter_bias_loss: the generator has no filters"):
+        build(generator=SMALL | {"use_filters": False}, filter_bias_loss={"type": "FilterBiasLoss"})
+
+
 def test_the_defocus_loss_wants_the_circle_of_confusion():
     model = trained(defocus_loss={"type": "DefocusLoss", "loss_weight": 0.5}).train()
     lq, samples = batch()

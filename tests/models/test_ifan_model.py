@@ -244,6 +244,29 @@ def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options
             make(other, tmp_path)
 
 
+def test_the_loss_of_the_predicted_biases(options, dpdd, tmp_path):
+    options["train"]["filter_bias_opt"] = {"type": "FilterBiasLoss", "loss_weight": 3.0}
+    model, data = make(options, tmp_path), batch(options)
+    before = model.net_g.biases_of(model.net_g.training_outputs(data["lq"]).filters).detach()
+    step(model, data)
+    log = model.get_current_log()
+    assert log["l_filter_bias"] == pytest.approx(3 * before.clamp(max=0).abs().mean().item(), rel=1e-4)
+    assert log["l_filter_bias"] > 0
+    assert log["l_total"] == pytest.approx(sum(value for name, value in log.items() if name[:2] == "l_") / 2, rel=1e-6)
+    for change, words in (
+        ({"network_g": {"type": "DPDNet"}}, "train: filter_bias_opt: needs network_g of type IFAN, not DPDNet"),
+        ({"network_g": options["network_g"] | {"use_filters": False}}, "filter_bias_opt: network_g has use_filters: f"),
+        (
+            {"train": options["train"] | {"filter_bias_opt": {"type": "L1Loss"}}},
+            "compare what .* valid: FilterBiasLoss",
+        ),
+    ):
+        other = copy.deepcopy({**options, **change})
+        del other["train"]["disparity_opt"], other["train"]["reblur_opt"], other["network_r"]
+        with pytest.raises(UserError, match=words):
+            make(other, tmp_path)
+
+
 @pytest.fixture
 def map_alone(options, dpdd, tmp_path):
     """Options of a training of the disparity map alone."""

@@ -1,0 +1,31 @@
+"""A loss of ours, not the paper's: it keeps the activations between IAC's steps open."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class FilterBiasLoss(nn.Module):
+    """How far the biases that are predicted with the filters lie below zero.
+
+    A LeakyReLU of slope 0.1 follows each of the N steps. Features that are negative all along pass on 0.1**N of
+    themselves, 1e-8 at N = 8, whatever the filters are. A short training gets there: biases a few hundredths below zero
+    are enough, from then on neither the features nor the filters have a gradient to speak of, and the network restores
+    by the predicted biases and the skips alone. Positive biases cost nothing: they lift the features to where the
+    activations let them through, and the filters work. This loss isn't in the paper.
+
+    Args:
+        loss_weight: factor on the loss.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, biases: Tensor) -> Tensor:
+        """A scalar, 0 where no bias is negative: the mean of what lies below zero, in units of the features.
+
+        Args:
+            biases: the predicted ones, of any shape; IFAN's are [B, num_steps*4*width, H/8, W/8].
+        """
+        return self.loss_weight * (-biases).clamp(min=0).mean()
