@@ -22,6 +22,7 @@ from ifan_plugin.weights.building import build_on_meta, fill_from_checkpoint
 
 _OURS = ("DualPixelDataset", "SimulatedDualPixelDataset")  # data sets that stack ``views``
 _MAPS = ("DMENetDeconvolution",)  # networks that predict a defocus map
+_OF_IFAN = {"disparity_opt", "reblur_opt", "defocus_opt", "filter_bias_opt"}  # losses of what IFAN alone predicts
 
 TRAIN_OPTIONS = {
     "total_iter": Option((int, float), minimum=1, help="iterations of the whole training"),
@@ -98,9 +99,7 @@ def check(options: dict[str, Any], where: str, *, is_train: bool) -> None:
 def _check_training(options: dict[str, Any], where: str, network: Mapping[str, Any]) -> None:
     """What training alone asks: its section, and that losses, networks and data fit together."""
     is_ifan = network["type"] == "IFAN"
-    losses = {"disparity_opt", "reblur_opt", "filter_bias_opt"}
-    if network["type"] not in _MAPS:
-        losses.add("defocus_opt")
+    losses = _OF_IFAN - ({"defocus_opt"} if network["type"] in _MAPS else set())
     train = options["train"] = check_mapping(options["train"], TRAIN_OPTIONS, f"{where}: train")
     train["total_iter"] = int(train["total_iter"])
     _check_losses(train, network["type"], f"{where}: train")
