@@ -3,12 +3,13 @@
 
     python scripts/disparity_correlation.py CHECKPOINT --data datasets/quickstart
     python scripts/disparity_correlation.py CHECKPOINT --sharp datasets/quickstart/test_c/target [--count 60]
+    python scripts/disparity_correlation.py ifan_small --size --sharp datasets/quickstart/test_c/target
 
 --data is a set that basicsr simulate --save-coc wrote, of which the test scenes are taken. The pictures in --sharp,
 which training mustn't have seen, get invented depths and random optics (the data set's own draws). The network's
 disparity map is compared with the signed circle of confusion, averaged to its size. Prints Pearson's correlation over
 all scenes together, and of each scene's (the median); where the picture has no texture there is nothing to see, so also
-over its more textured half.
+over its more textured half. --size: with the blur's diameter, for networks that were taught it without its sign.
 """
 
 from __future__ import annotations
@@ -21,24 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ifan_plugin.archs.ifan_arch import IFAN
+from ifan_plugin.common.errors import UserError
 from ifan_plugin.data.coc_files import coc_files, read_coc
 from ifan_plugin.data.device_patches import finish
 from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
 from ifan_plugin.data.sampler import EpochIndex
 from ifan_plugin.data.simulated_dataset import SimulatedDualPixelDataset
 from ifan_plugin.losses.disparity_loss import area_downsample
-
-
-def load(path: str, key: str) -> IFAN:
-    """The network of a checkpoint that BasicSR's loop or this package has written."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    arguments = content.get("hyper_parameters")
-    if arguments is None:
-        sys.exit(f"{path}: has no hyper_parameters; give a checkpoint that basicsr train of this package has written")
-    network = IFAN(**arguments)
-    network.load_state_dict(content[key if key in content else "params"])
-    return network.eval()
+from ifan_plugin.weights.networks import load_network
 
 
 def scenes_of_set(folder: str) -> Iterator[dict[str, Any]]:
@@ -67,7 +58,7 @@ def invented_scenes(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", help="of an IFAN, or the name of one that ships with the package")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--data", metavar="DIR", help="a simulated set in DPDD's layout, with its blur (--save-coc)")
     given.add_argument("--sharp", metavar="DIR", help="sharp pictures that training didn't see")
@@ -75,15 +66,18 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=192, help="their size in pixels, a multiple of 8 (default: 192)")
     parser.add_argument("--max-coc", type=float, default=16.0, help="the largest blur that is drawn, px (default: 16)")
     parser.add_argument("--seed", type=int, default=1000, help="of the draws (default: 1000)")
-    parser.add_argument("--param-key", default="params_ema", help="in the checkpoint (default: params_ema)")
+    parser.add_argument("--size", action="store_true", help="compare with the blur's diameter, without its sign")
+    parser.add_argument("--param-key", help="in the checkpoint (default: the averaged ones where it has them)")
     args = parser.parse_args()
-    network = load(args.checkpoint, args.param_key)
+    network = load_network(args.checkpoint, param_key=args.param_key, device="cpu").net
+    if not getattr(network, "use_disparity", False):
+        parser.error(f"{args.checkpoint}: has no disparity map; valid: an IFAN with use_disparity")
     found_each, truth_each, texture_each, each = [], [], [], []
     for scene in scenes_of_set(args.data) if args.data else invented_scenes(args):
         lq = scene["lq"] if network.in_channels == 9 else scene["lq"][:, :3]
         with torch.no_grad():
             disparity = network.disparity(lq)[0, 0].numpy()
-        coc = area_downsample(scene["coc"], 8)[0, 0].numpy()
+        coc = area_downsample(scene["coc"].abs() if args.size else scene["coc"], 8)[0, 0].numpy()
         grey = scene["gt"].mean(1, keepdim=True)
         change = (grey[..., 1:] - grey[..., :-1]).abs()  # along the rows, where the views differ
         change = area_downsample(torch.nn.functional.pad(change, (0, 1)), 8)[0, 0].numpy()
@@ -104,4 +98,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -6,26 +6,30 @@ from torch import Tensor, nn
 
 
 class FilterBiasLoss(nn.Module):
-    """How far the biases that are predicted with the filters lie below zero.
+    """How far the biases that are predicted with the filters lie below a margin above zero.
 
     A LeakyReLU of slope 0.1 follows each of the N steps. Features that are negative all along pass on 0.1**N of
     themselves, 1e-8 at N = 8, whatever the filters are. A short training gets there: biases a few hundredths below zero
     are enough, from then on neither the features nor the filters have a gradient to speak of, and the network restores
-    by the predicted biases and the skips alone. Positive biases cost nothing: they lift the features to where the
-    activations let them through, and the filters work. This loss isn't in the paper.
+    by the predicted biases and the skips alone. Biases of the margin or more cost nothing: step by step they lift the
+    features to where the activations let them through, and the filters work. This loss isn't in the paper.
 
     Args:
         loss_weight: factor on the loss.
+        margin: where the biases are to be at least, in units of the features, 0 or more. What is less negative than
+            this passes from the first step on, what is more so from one of the next.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: float = 1.0, margin: float = 0.05) -> None:
         super().__init__()
-        self.loss_weight = loss_weight
+        if not margin >= 0:
+            raise ValueError(f"margin must be 0 or more, got {margin}")
+        self.loss_weight, self.margin = loss_weight, margin
 
     def forward(self, biases: Tensor) -> Tensor:
-        """A scalar, 0 where no bias is negative: the mean of what lies below zero, in units of the features.
+        """A scalar, 0 where no bias is below the margin: the mean of what they lack, in units of the features.
 
         Args:
             biases: the predicted ones, of any shape; IFAN's are [B, num_steps*4*width, H/8, W/8].
         """
-        return self.loss_weight * (-biases).clamp(min=0).mean()
+        return self.loss_weight * (self.margin - biases).clamp(min=0).mean()

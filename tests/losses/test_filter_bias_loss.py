@@ -8,12 +8,14 @@ from ifan_plugin.losses import FilterBiasLoss
 from ifan_plugin.pictures.kernels import FilterInspector
 
 
-def test_what_lies_below_zero_counts() -> None:
-    biases = torch.tensor([[0.5, -0.1], [-0.3, 0.0]], requires_grad=True)
-    loss = FilterBiasLoss(loss_weight=2.0)(biases)
-    assert loss.item() == pytest.approx(2 * 0.4 / 4)
+def test_what_lies_below_the_margin_counts() -> None:
+    biases = torch.tensor([[0.5, -0.1], [-0.3, 0.1]], requires_grad=True)
+    loss = FilterBiasLoss(loss_weight=2.0, margin=0.2)(biases)
+    assert loss.item() == pytest.approx(2 * (0.3 + 0.5 + 0.1) / 4)
     loss.backward()
-    torch.testing.assert_close(biases.grad, torch.tensor([[0.0, -0.5], [-0.5, 0.0]]))
+    torch.testing.assert_close(biases.grad, torch.tensor([[0.0, -0.5], [-0.5, -0.5]]))
+    with pytest.raises(ValueError, match="margin must be 0 or more, got -1"):
+        FilterBiasLoss(margin=-1)
 
 
 def test_it_opens_the_way_through_the_steps() -> None:

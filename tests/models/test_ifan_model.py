@@ -245,7 +245,7 @@ def test_the_defocus_loss_teaches_the_map_that_the_filters_are_made_with(options
 
 
 def test_the_loss_of_the_predicted_biases(options, dpdd, tmp_path):
-    options["train"]["filter_bias_opt"] = {"type": "FilterBiasLoss", "loss_weight": 3.0}
+    options["train"]["filter_bias_opt"] = {"type": "FilterBiasLoss", "loss_weight": 3.0, "margin": 0.0}
     model, data = make(options, tmp_path), batch(options)
     before = model.net_g.biases_of(model.net_g.training_outputs(data["lq"]).filters).detach()
     step(model, data)
