@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""The filters that a network predicts at some places of a picture, each below the part of the picture that it reaches.
+
+    python scripts/kernel_pictures.py datasets/quickstart/test_c/source/motorcycle_near.png --places 90 200 330 90 \
+        --out docs/kernels_small.jpg
+
+A filter is the mean of all channels' effective kernels (ifan_plugin.pictures.kernels). Each has its own scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ifan_plugin.common.errors import UserError
+from ifan_plugin.images.image_io import read_image
+from ifan_plugin.pictures.kernels import FilterInspector, neighbourhood
+from ifan_plugin.pictures.visual import contact_sheet, kernel_picture
+from ifan_plugin.weights.networks import load_network
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", type=Path, help="a blurred picture")
+    parser.add_argument("--places", type=int, nargs="+", required=True, metavar="N", help="X Y of each place, px")
+    parser.add_argument("--weights", default="ifan_small", help="a checkpoint or a shipped network's name")
+    parser.add_argument("--cell", type=int, default=330, help="side of each picture, px (default: 330)")
+    parser.add_argument("--out", required=True, type=Path, help="JPEG or PNG")
+    args = parser.parse_args()
+    if len(args.places) % 2:
+        parser.error("--places: X Y of each place, so an even number of them")
+    pixels = read_image(args.picture)
+    lq = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1)[None]
+    inspector = FilterInspector(load_network(args.weights, device="cpu").net, lq)
+    shown = np.rint(pixels * 255).astype(np.uint8)
+    parts, filters = [], []
+    for x, y in zip(args.places[::2], args.places[1::2]):
+        kernel = inspector.kernel(*inspector.place(x, y))
+        parts.append((f"({x}, {y})", neighbourhood(shown, kernel)))
+        largest = float(np.abs(kernel.weights).max())
+        filters.append((f"largest weight {largest:.2g}", kernel_picture(kernel.weights, args.cell)))
+    sheet = contact_sheet([parts, filters], args.cell)
+    if not cv2.imwrite(str(args.out), np.ascontiguousarray(sheet[..., ::-1])):
+        sys.exit(f"--out {args.out}: can't be written")
+    print(f"{args.out}: {sheet.shape[1]}x{sheet.shape[0]}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
