@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Does a trained IFAN know which side of the focus plane things are? Its disparity map against the true signed blur.
+"""What a trained IFAN's map knows of the blur: Pearson's correlation with the true one.
 
     python scripts/disparity_correlation.py CHECKPOINT --data datasets/quickstart
     python scripts/disparity_correlation.py CHECKPOINT --sharp datasets/quickstart/test_c/target [--count 60]
-    python scripts/disparity_correlation.py ifan_small --size --sharp datasets/quickstart/test_c/target
+    python scripts/disparity_correlation.py ifan_small --sharp datasets/quickstart/test_c/target
 
 --data is a set that basicsr simulate --save-coc wrote, of which the test scenes are taken. The pictures in --sharp,
-which training mustn't have seen, get invented depths and random optics (the data set's own draws). The network's
-disparity map is compared with the signed circle of confusion, averaged to its size. Prints Pearson's correlation over
-all scenes together, and of each scene's (the median); where the picture has no texture there is nothing to see, so also
-over its more textured half. --size: with the blur's diameter, for networks that were taught it without its sign.
+which training mustn't have seen, get invented depths and random optics (the data set's own draws). A disparity map is
+compared with the signed circle of confusion, averaged to the map's size: does it know which side of the focus plane
+things are? The map of a network that was taught the blur's size (its checkpoint says so) is compared with the diameter.
+Prints the correlation over all scenes together, and of each scene's (the median); where the picture has no texture
+there is nothing to see, so also over its more textured half.
 """
 
 from __future__ import annotations
@@ -66,10 +67,14 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=192, help="their size in pixels, a multiple of 8 (default: 192)")
     parser.add_argument("--max-coc", type=float, default=16.0, help="the largest blur that is drawn, px (default: 16)")
     parser.add_argument("--seed", type=int, default=1000, help="of the draws (default: 1000)")
-    parser.add_argument("--size", action="store_true", help="compare with the blur's diameter, without its sign")
     parser.add_argument("--param-key", help="in the checkpoint (default: the averaged ones where it has them)")
     args = parser.parse_args()
-    network = load_network(args.checkpoint, param_key=args.param_key, device="cpu").net
+    if args.count < 1:
+        parser.error(f"--count: must be at least 1, not {args.count}")
+    if args.patch < 64 or args.patch % 8:
+        parser.error(f"--patch: must be a multiple of 8, at least 64, not {args.patch}")
+    loaded = load_network(args.checkpoint, param_key=args.param_key, device="cpu")
+    network, unsigned = loaded.net, loaded.blur_unit is not None
     if not getattr(network, "use_disparity", False):
         parser.error(f"{args.checkpoint}: has no disparity map; valid: an IFAN with use_disparity")
     found_each, truth_each, texture_each, each = [], [], [], []
@@ -77,7 +82,7 @@ def main() -> None:
         lq = scene["lq"] if network.in_channels == 9 else scene["lq"][:, :3]
         with torch.no_grad():
             disparity = network.disparity(lq)[0, 0].numpy()
-        coc = area_downsample(scene["coc"].abs() if args.size else scene["coc"], 8)[0, 0].numpy()
+        coc = area_downsample(scene["coc"].abs() if unsigned else scene["coc"], 8)[0, 0].numpy()
         grey = scene["gt"].mean(1, keepdim=True)
         change = (grey[..., 1:] - grey[..., :-1]).abs()  # along the rows, where the views differ
         change = area_downsample(torch.nn.functional.pad(change, (0, 1)), 8)[0, 0].numpy()
@@ -89,8 +94,9 @@ def main() -> None:
     found, truth, texture = (np.concatenate(values) for values in (found_each, truth_each, texture_each))
     half = texture > np.median(texture)
     sys.stdout.write(
-        f"{len(found_each)} scenes, circles of confusion {truth.min():.1f} to {truth.max():.1f} px, disparity "
-        f"{found.min():.3f} to {found.max():.3f} px at 1/8 size\n"
+        f"{len(found_each)} scenes, {'diameter of the blur' if unsigned else 'signed circles of confusion'} "
+        f"{truth.min():.1f} to {truth.max():.1f} px, map {found.min():.3f} to {found.max():.3f} "
+        f"{f'times {loaded.blur_unit:g} px of diameter' if unsigned else 'px at 1/8 size'}\n"
         f"correlation, all scenes together: {np.corrcoef(found, truth)[0, 1]:.3f}\n"
         f"correlation, their more textured half: {np.corrcoef(found[half], truth[half])[0, 1]:.3f}\n"
         f"correlation within a scene, median: {np.median(each) if each else float('nan'):.3f}\n"

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The filters that a network predicts at some places of a picture, each below the part of the picture that it reaches.
 
-    python scripts/kernel_pictures.py datasets/quickstart/test_c/source/motorcycle_near.png --places 90 200 330 90 \
-        --out docs/kernels_small.jpg
+    python scripts/kernel_pictures.py datasets/quickstart/test_c/source/motorcycle_near.png \
+        --places 385 330 440 80 90 150 --out docs/kernels_small.jpg
 
 A filter is the mean of all channels' effective kernels (ifan_plugin.pictures.kernels). Each has its own scale.
 """
@@ -35,12 +35,25 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.places) % 2:
         parser.error("--places: X Y of each place, so an even number of them")
+    if args.out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        parser.error(f"--out {args.out}: must end in .jpg or .png")
+    if args.cell < 50:
+        parser.error(f"--cell: must be at least 50, not {args.cell}")
     pixels = read_image(args.picture)
+    height, width = pixels.shape[:2]
+    places = list(zip(args.places[::2], args.places[1::2]))
+    for x, y in places:
+        if not (0 <= x < width and 0 <= y < height):
+            parser.error(f"--places {x} {y}: outside of the picture, which is {width}x{height}")
     lq = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1)[None]
-    inspector = FilterInspector(load_network(args.weights, device="cpu").net, lq)
+    network = load_network(args.weights, device="cpu").net
+    try:
+        inspector = FilterInspector(network, lq)
+    except ValueError as error:
+        parser.error(f"{args.picture}: {args.weights} can't take it: {error}")
     shown = np.rint(pixels * 255).astype(np.uint8)
     parts, filters = [], []
-    for x, y in zip(args.places[::2], args.places[1::2]):
+    for x, y in places:
         kernel = inspector.kernel(*inspector.place(x, y))
         parts.append((f"({x}, {y})", neighbourhood(shown, kernel)))
         largest = float(np.abs(kernel.weights).max())

@@ -1,4 +1,4 @@
-"""A loss of ours, not the paper's: it keeps the activations between IAC's steps open."""
+"""A loss of ours, not the paper's: it keeps the activations after IAC's steps open."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 class FilterBiasLoss(nn.Module):
     """How far the biases that are predicted with the filters lie below a margin above zero.
 
-    A LeakyReLU of slope 0.1 follows each of the N steps. Features that are negative all along pass on 0.1**N of
-    themselves, 1e-8 at N = 8, whatever the filters are. A short training gets there: biases a few hundredths below zero
-    are enough, from then on neither the features nor the filters have a gradient to speak of, and the network restores
-    by the predicted biases and the skips alone. Biases of the margin or more cost nothing: step by step they lift the
-    features to where the activations let them through, and the filters work. This loss isn't in the paper.
+    A LeakyReLU of slope 0.1 follows each of the N steps. Features that are negative all along pass on 0.1**N of what
+    the filters make of them, 1e-8 at N = 8. The first training of the network that ships ended there: by biases a few
+    hundredths below zero, after which neither the features nor the filters have a gradient to speak of. Biases of the
+    margin or more cost nothing: step by step they lift the features to where the activations let them through. Whether
+    the rest of the network makes use of them is another matter (docs/zoo.md). This loss isn't in the paper.
 
     Args:
         loss_weight: factor on the loss.
-        margin: where the biases are to be at least, in units of the features, 0 or more. What is less negative than
-            this passes from the first step on, what is more so from one of the next.
+        margin: where the biases are to be at least, in units of the features, 0 or more. The larger, the sooner
+            negative features are lifted above zero.
     """
 
     def __init__(self, loss_weight: float = 1.0, margin: float = 0.05) -> None:

@@ -28,6 +28,8 @@ from ifan_plugin.weights.runner_files import GENERATOR, REBLUR
 
 Network = Mapping[str, Any] | nn.Module
 
+_PICTURES = ((1, 3, 32, 32), (1, 3, 32, 32))
+
 TEST_OPTIONS = {"disparity": Option(bool, False)}
 PRETRAINED_OPTIONS = {
     GENERATOR: Option(str, None),
@@ -137,15 +139,17 @@ class IFANRestorer(BaseModel):
             if needing_ifan[name] is not None and not self.generator.use_disparity:
                 raise UserError(f"model: {name}: the generator has no disparity estimator; remove one of them")
         self.reblur = None if reblur is None else self._build_reblurring(reblur)
-        self.pixel_loss = _built(pixel_loss or {"type": "PixelLoss"}, "pixel_loss")
+        self.pixel_loss = _built(pixel_loss or {"type": "PixelLoss"}, "pixel_loss", _PICTURES)
         self.disparity_loss = None if disparity_loss is None else _built(disparity_loss, "disparity_loss")
         self.reblur_loss = None if reblur_loss is None else _built(reblur_loss, "reblur_loss")
         self.defocus_loss = None if defocus_loss is None else _built(defocus_loss, "defocus_loss")
         if filter_bias_loss is not None and not self.generator.use_filters:
             raise UserError("model: filter_bias_loss: the generator has no filters; remove one of them")
-        self.filter_bias_loss = None if filter_bias_loss is None else _built(filter_bias_loss, "filter_bias_loss")
+        self.filter_bias_loss = (
+            None if filter_bias_loss is None else _built(filter_bias_loss, "filter_bias_loss", ((1, 8, 4, 4),))
+        )
         self.perceptual_loss = None if perceptual_loss is None else _built(perceptual_loss, "perceptual_loss")
-        self.frequency_loss = None if frequency_loss is None else _built(frequency_loss, "frequency_loss")
+        self.frequency_loss = None if frequency_loss is None else _built(frequency_loss, "frequency_loss", _PICTURES)
         self._said_no_views = False
         self._pretrained = _checked_pretrained(pretrained)
         self._load_pretrained()  # a test loop doesn't initialise weights
@@ -372,8 +376,11 @@ def _stacked(samples: Sequence[BaseDataElement] | None, field: str) -> Tensor | 
     return torch.stack(pictures) if pictures and all(picture is not None for picture in pictures) else None
 
 
-def _built(config: Network, name: str) -> nn.Module:
-    """A module from its config. Raises :class:`UserError` for unknown types and keys, and for values that don't fit."""
+def _built(config: Network, name: str, compared: Sequence[tuple[int, ...]] = ()) -> nn.Module:
+    """A module from its config. Raises :class:`UserError` for unknown types and keys, and for values that don't fit.
+
+    ``compared``: shapes of what a loss is given; it is computed once.
+    """
     if isinstance(config, nn.Module):
         return config
     if not isinstance(config, Mapping) or not isinstance(config.get("type"), (str, type)):
@@ -384,6 +391,13 @@ def _built(config: Network, name: str) -> nn.Module:
         raise UserError(f"model: {name}: unknown type '{kind}'; {nearest(kind, MODELS.module_dict)}")
     check_call(found, {key: value for key, value in config.items() if key != "type"}, f"model: {name}")
     try:
-        return MODELS.build(dict(config))
+        built = MODELS.build(dict(config))
     except ValueError as error:
         raise UserError(f"model: {name}: {' '.join(str(error).split())}") from error
+    try:
+        if compared:
+            built(*(torch.zeros(shape) for shape in compared))
+    except (TypeError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"model: {name}: type: {kind} doesn't compare what this is for (it says: {said})") from error
+    return built

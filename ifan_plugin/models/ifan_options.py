@@ -43,7 +43,7 @@ TRAIN_OPTIONS = {
         help="ours: teaches the disparity or defocus map the blur of simulated data; IFAN, DMENet",
     ),
     "filter_bias_opt": Option(
-        dict, None, help="ours: FilterBiasLoss, keeps the activations between the filters' steps open; IFAN alone"
+        dict, None, help="ours: FilterBiasLoss, keeps the activations after the filters' steps open; IFAN alone"
     ),
     "perceptual_opt": Option(dict, None, help="loss between deep features, such as LPIPSLoss"),
     "frequency_opt": Option(dict, None, help="loss between spectra, such as FrequencyLoss"),

@@ -69,6 +69,9 @@ def test_the_loss_of_the_predicted_biases():
     assert list(losses) == ["l_deblur", "l_disparity", "l_reblur", "l_filter_bias"]
     biases = model.generator.biases_of(model.generator.training_outputs(lq).filters)
     torch.testing.assert_close(losses["l_filter_bias"], 3 * biases.clamp(max=0).abs().mean())
+    for name, kind in (("filter_bias_loss", "PixelLoss"), ("pixel_loss", "FilterBiasLoss")):
+        with pytest.raises(UserError, match=f"model: {name}: type: {kind} doesn't compare what this is for"):
+            build(**{name: {"type": kind}})
     with pytest.raises(UserError, match="model: filter_bias_loss: the generator has no filters"):
         build(generator=SMALL | {"use_filters": False}, filter_bias_loss={"type": "FilterBiasLoss"})
 
