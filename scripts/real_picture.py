@@ -45,6 +45,8 @@ def main() -> int:
     parser.add_argument("--cell", type=int, default=380, help="side of each picture, px (default: 380)")
     parser.add_argument("--out", required=True, type=Path, help="JPEG or PNG")
     args = parser.parse_args()
+    if args.out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        parser.error(f"--out {args.out}: must end in .jpg or .png")
     found = [sorted((args.set / f"test_c/{role}").glob(f"{args.scene}.*")) for role in ("source", "target")]
     if not all(found):
         sys.exit(f"--scene {args.scene}: not in {args.set}/test_c/source and target")
