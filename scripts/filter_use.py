@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.common.errors import UserError
-from ifan_plugin.images.image_io import read_image
+from ifan_plugin.data.dual_pixel_dataset import DualPixelDataset
+from ifan_plugin.metrics import psnr
 from ifan_plugin.pictures.kernels import no_filters
 from ifan_plugin.weights.networks import load_network
 
@@ -35,7 +35,7 @@ def mean(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def restored(network: IFAN, lq: Tensor) -> list[Tensor]:
-    """The picture [1, 3, H, W], H and W multiples of 8, restored with each of the changes."""
+    """The picture [1, 3, H, W], H and W multiples of 8, restored with each of the changes, not clipped."""
     filters = network.filter_predictor(*network._blur_features(lq))
     skips = list(network.feature_extractor(lq[:, :3]))
     features = skips.pop().contiguous()
@@ -44,40 +44,31 @@ def restored(network: IFAN, lq: Tensor) -> list[Tensor]:
         layer(features, filters), layer(torch.zeros_like(features), filters), layer(features, mean(filters)),
         mean(layer(features, filters)),
     )  # fmt: skip
-    return [(network.reconstructor(output, list(skips)) + lq[:, :3]).clamp(0, 1) for output in outputs]
+    return [network.reconstructor(output, list(skips)) + lq[:, :3] for output in outputs]
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="of a single-image IFAN, or the name of one that ships with the package")
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="pictures in DPDD's layout")
+    parser.add_argument("--data", required=True, metavar="DIR", help="pictures in DPDD's layout, read as 8 bit")
     args = parser.parse_args()
     network = load_network(args.checkpoint, device="cpu").net
     why_not = no_filters(network)
     if why_not or network.in_channels != 3:
         parser.error(f"{args.checkpoint}: {why_not or 'takes the dual-pixel views; valid: a single-image IFAN'}")
-    files = sorted((args.data / "test_c/source").glob("*.*"))
-    if not files:
-        parser.error(f"--data {args.data}: no pictures in test_c/source")
+    dataset = DualPixelDataset({
+        "name": "test", "phase": "test", "dataroot": args.data, "layout": "dpdd", "split": "test",
+        "views": ["center"],
+    })  # fmt: skip
     rows = []
-    for path in files:
-        pair = [torch.from_numpy(read_image(each)).permute(2, 0, 1)[None].float() for each in (path, twin(path))]
-        height, width = (side // 8 * 8 for side in pair[0].shape[2:])
-        lq, gt = (each[..., :height, :width] for each in pair)
-        errors = [(each - gt).square().mean().item() for each in (lq, *restored(network, lq))]
-        rows.append([-10 * np.log10(error) for error in errors])
-    print(f"| {len(files)} pictures | PSNR, dB |\n|---|---|")
+    for scene in torch.utils.data.DataLoader(dataset):
+        height, width = (side // 8 * 8 for side in scene["lq"].shape[2:])
+        lq, gt = (scene[name][..., :height, :width] for name in ("lq", "gt"))
+        rows.append([psnr(each, gt) for each in (lq, *restored(network, lq))])
+    print(f"| {len(rows)} pictures | PSNR, dB |\n|---|---|")
     for name, value in zip(("blurred", *CHANGES), np.mean(rows, 0)):
         print(f"| {name} | {value:.3f} |")
-
-
-def twin(path: Path) -> Path:
-    """The sharp picture of a blurred one."""
-    found = sorted((path.parent.parent / "target").glob(f"{path.stem}.*"))
-    if not found:
-        raise UserError(f"{path}: has no picture of that name in {path.parent.parent / 'target'}")
-    return found[0]
 
 
 if __name__ == "__main__":

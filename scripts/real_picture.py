@@ -18,15 +18,11 @@ import torch
 
 import ifan_plugin
 from ifan_plugin.images.image_io import read_image
+from ifan_plugin.metrics import psnr
 from ifan_plugin.pictures.visual import colour_disparity, contact_sheet
 from ifan_plugin.weights.networks import load_network
 
 FRAME = (230, 60, 40)
-
-
-def psnr(picture: np.ndarray, sharp: np.ndarray) -> float:
-    """Of two uint8 pictures, dB."""
-    return float(-10 * np.log10(np.square((picture.astype(np.float64) - sharp) / 255).mean()))
 
 
 def framed(picture: np.ndarray, part: tuple[int, int, int]) -> np.ndarray:

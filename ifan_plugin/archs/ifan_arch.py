@@ -172,8 +172,8 @@ class IFAN(nn.Module):
         if self.filter_init == "identity":  # one at the middle tap of each filter, whatever the picture
             bias = self.filter_predictor.to_filters.bias.detach()
             size = self.fac.taps**2 if hasattr(self, "fac") else self.iac.taps
-            per_channel = size + 1 if hasattr(self, "fac") else 2 * size + 1
-            bias[: bias.numel() // per_channel * (per_channel - 1)].view(-1, size)[:, size // 2] = 1
+            weights = bias.numel() - self.biases_of(bias[None]).shape[1]
+            bias[:weights].view(-1, size)[:, size // 2] = 1
 
     @property
     def filter_channels(self) -> int:
@@ -182,10 +182,10 @@ class IFAN(nn.Module):
         return self._filter_channels
 
     def biases_of(self, filters: Tensor) -> Tensor:
-        """The biases among predicted filters, of any steps: [B, num_steps*4*width, H/8, W/8], FAC's [B, 4*width, …].
+        """The biases among the predicted filters: [B, num_steps*4*width, …], FAC's [B, 4*width, …].
 
         Args:
-            filters: all of them, as ``training_outputs`` gives them.
+            filters: all of them, [B, filter_channels, …], as ``training_outputs`` gives them.
         """
         layer = self.fac if hasattr(self, "fac") else self.iac
         weights = layer.taps**2 if hasattr(self, "fac") else 2 * layer.taps
