@@ -9,7 +9,7 @@ examples:
   python scripts/benchmark_iac.py                                   # all sizes, float32, on the GPU if there is one
   python scripts/benchmark_iac.py --device cpu --threads 2 --out docs/benchmarks/iac_cpu
   python scripts/benchmark_iac.py --sizes 8x128x32x32 --dtypes float32 bfloat16 --passes forward
-  python scripts/benchmark_iac.py --variants --dtypes float32 float16   # the CUDA kernels' variants, each and together
+  python scripts/benchmark_iac.py --variants --dtypes float32 float16   # the CUDA kernels' variants
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ PASSES = ("forward", "forward+backward")
 STEPS, TAPS = 17, 3
 
 # `struct Variants` in ifan_plugin/ops/csrc/common/cuda/iac_cuda_plan.hpp says what they are.
-VARIANTS = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles")
+VARIANTS = (
+    "single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles", "paired", "paired,wide_tiles",
+)  # fmt: skip
 SWITCH = "IFAN_IAC_VARIANTS"
 
 

@@ -193,7 +193,8 @@ def variants(job, result):
                 base = None
                 for form in benchmark_iac.variants_of(dtype):
                     names = form.partition(":")[2]
-                    if (which == BOTH and "single" in names) or (which == FORWARD and "tiles" in names):
+                    of_backward = "tiles" in names or "paired" in names
+                    if (which == BOTH and "single" in names) or (which == FORWARD and of_backward):
                         continue  # of the forward or the backward kernels alone
                     where = {"size": size, "dtype": dtype, "pass": which, "contestant": form}
                     row = run(benchmark_iac.measure, iac_job(job) | where)

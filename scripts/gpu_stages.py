@@ -200,7 +200,7 @@ def selection(job, result):
     device = job["device"]
     shapes = [(1, 2, 9, 14, 3, 3), (1, 1, 9, 14, 2, 5)]
     shapes += [(1, 1, 150, 202, 2, 3), (1, 1, 130, 230, 2, 17)] if device == "cuda" else [(1, 1, 20, 22, 2, 3)]
-    variants = ("", "single,serial", "tall_tiles,short_passes") if device == "cuda" else ("",)
+    variants = ("", "single,serial", "paired,short_passes") if device == "cuda" else ("",)
     for *shape, steps, taps in shapes:
         for dtype in (torch.float32, torch.float16):
             filters = torch.randn(shape[0], filter_channels(shape[1], steps, taps), *shape[2:], device=device)

@@ -10,7 +10,10 @@ import pytest
 import torch
 from gpu.device import DEVICE, DTYPES, assert_close, compiled, expected, make, needs_cuda, of_channel, room_for
 
-VARIANTS = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles", "single,serial,tall_tiles")
+VARIANTS = (
+    "single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles", "paired", "single,serial,tall_tiles",
+    "paired,wide_tiles",
+)  # fmt: skip
 
 # B, C, H, W, N, k
 LIMITS = {

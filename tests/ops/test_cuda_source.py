@@ -290,11 +290,12 @@ def test_with_all_barriers_the_same_runs_pass(shim: Shim) -> None:
 
 
 def failures(shim: Shim) -> list[Problem]:
-    """Of a few runs on both paths, those that fail."""
+    """Of a few runs on both paths, by the kernels for 3 taps and those for any number, those that fail."""
     shape = (1, 1, 12, 11)
     found = []
-    for device, isotropic in itertools.product((LARGE, too_small(shape, torch.float32)), (False, True)):
-        problem = Problem(3, 3, isotropic=isotropic, device=device)
+    devices = (LARGE, too_small(shape, torch.float32))
+    for device, taps, isotropic in itertools.product(devices, (3, 5), (False, True)):
+        problem = Problem(3, taps, isotropic=isotropic, device=device)
         try:
             check(shim, shape, problem, torch.float32)
         except AssertionError:  # KernelError is one
@@ -303,7 +304,7 @@ def failures(shim: Shim) -> list[Problem]:
 
 
 def test_there_are_barriers_to_delete() -> None:
-    assert len(BARRIERS) == 6
+    assert len(BARRIERS) == 9
 
 
 # ---------------------------------------------------------------- the real compiler
@@ -337,7 +338,7 @@ def test_nvcc_compiles_the_kernels(tmp_path: Path) -> None:
         '#include "iac_cuda_backward.cuh"\nauto* one = &ifan::forward<float>;\nauto* other = &ifan::backward<float>;\n'
     )
     messages = compile_cuda(source, tmp_path / "kernels.o", "-arch=sm_90", "-Xptxas", "-v", f"-I{CUDA_SOURCES}")
-    assert_nothing_spills(messages, kernels=4)
+    assert_nothing_spills(messages, kernels=6)
 
 
 @needs_nvcc
@@ -351,7 +352,7 @@ def test_nvcc_compiles_the_extension(tmp_path: Path, architecture: str, name: st
         "-DTORCH_TARGET_VERSION=0x020a000000000000ULL", f"-I{Path(torch.__path__[0]) / 'include'}",
     )  # fmt: skip
     if name == "iac_cuda":
-        assert_nothing_spills(messages, kernels=32)
+        assert_nothing_spills(messages, kernels=38)
     else:
         assert set(re.findall(r"(\d+) bytes spill stores", messages)) == {"0"}
     assert "warning" not in messages

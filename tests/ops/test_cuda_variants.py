@@ -16,8 +16,8 @@ from ops.host_shim.cases import LARGE, make, needs_compiler, same_bits, too_smal
 from ops.host_shim.driver import CUDA_SOURCES, Device, KernelError, Kernels, Order, Problem, Shim, build
 from torch import Tensor
 
-NAMES = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles")
-SETS = (*NAMES, "wide_tiles,short_passes", ",".join(NAMES))
+NAMES = ("single", "serial", "short_passes", "long_passes", "wide_tiles", "tall_tiles", "paired")
+SETS = (*NAMES, "wide_tiles,short_passes", "paired,wide_tiles", ",".join(NAMES))
 
 # B, C, H, W, N, k
 PLANES = [
@@ -110,6 +110,27 @@ def test_pairs_of_filters_that_begin_anywhere(shim: Shim, offset: int) -> None:
     assert same_bits(shim.forward(x, moved, problem)[0], want)
 
 
+@needs_compiler
+@pytest.mark.parametrize("case", [PLANES[0], TILES[0]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(("moved", "shift"), [(0, 0), (1, 0), (2, 0), (0, 1)])
+def test_pairs_of_the_backward_need_words(shim: Shim, case: tuple, dtype: torch.dtype, moved: int, shift: int) -> None:
+    """Filters that begin between two words, and in float32 activations that do, are read one by one."""
+    *shape, num_steps, taps = case
+    device = LARGE if case in PLANES else too_small(tuple(shape), dtype)
+    problem = Problem(num_steps, taps, device=device)
+    x, filters, grad = make(tuple(shape), problem, dtype)
+    y, steps = shim.forward(x, filters, problem)
+    want = shim.backward(grad, x, filters, y, steps, problem)
+    assert shim.columns_at_once == 1
+    elsewhere = torch.zeros(filters.numel() + 8, dtype=dtype)[moved : moved + filters.numel()].view(filters.shape)
+    elsewhere.copy_(filters)
+    got = shim.backward(grad, x, elsewhere, y, steps, replace(problem, variants="paired"), shift)
+    alone = moved % 2 == 1 or dtype == torch.float64 or (dtype == torch.float32 and shift % 2 == 1)
+    assert shim.columns_at_once == (1 if alone else 2)
+    assert all(map(same_bits, got, want))
+
+
 # ---------------------------------------------------------------- what the plan makes of them
 
 
@@ -144,6 +165,15 @@ def test_plan_of_a_photographs_backward(shim: Shim) -> None:
         plan = shim.plan(shape, torch.float32, Problem(17, variants=names), backward=True)
         assert (plan.threads_x, plan.tile_rows) == (across, rows)
         assert plan.tile_columns + 2 <= across
+    for names, rows in (("paired", 30), ("paired,wide_tiles", 14), ("paired,tall_tiles", 30)):
+        for dtype in (torch.float32, torch.float16):
+            plan = shim.plan(shape, dtype, Problem(17, variants=names), backward=True)
+            assert (plan.columns_at_once, plan.threads_x, plan.tile_rows) == (2, 32, rows)
+            assert plan.tile_columns + 4 <= 64
+            assert plan.tile_columns % 2 == 0
+            assert plan.threads_x * plan.threads_y <= 256
+    odd = shim.plan((1, 128, 140, 211), torch.float32, Problem(17, variants="paired"), backward=True)
+    assert odd.columns_at_once == 1
 
 
 @needs_compiler

@@ -70,13 +70,38 @@ inline __nv_bfloat16 __float2bfloat16_rn(float value) {
   bits += 0x7fff + ((bits >> 16) & 1);  // to nearest, ties to even
   return {static_cast<uint16_t>(bits >> 16)};
 }
+
+struct alignas(8) float2 {
+  float x, y;
+};
+
+namespace shim {
+enum Fault : int {
+  kNone = 0,
+  kDivergedBarrier = 1,
+  kSharedOverrun = 2,
+  kWroteBeforeWait = 3,
+  kNeverWaited = 4,
+  kMisaligned = 5
+};
+static Fault fault = kNone;
+// A GPU stops with an error at a word that doesn't begin at a multiple of its size.
+inline void check_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0) fault = kMisaligned;
+}
+}  // namespace shim
+
 template <typename T>
 inline T __ldcs(const T* at) {
-  return *at;
+  shim::check_aligned(at, sizeof(T));
+  T value;
+  std::memcpy(&value, at, sizeof(T));
+  return value;
 }
 template <typename T>
 inline void __stcs(T* at, T value) {
-  *at = value;
+  shim::check_aligned(at, sizeof(T));
+  std::memcpy(at, &value, sizeof(T));
 }
 
 // ---------------------------------------------------------------- runtime
@@ -129,7 +154,6 @@ double ifan_dynamic_shared[kShimSharedBytes / sizeof(double)];
 namespace shim {
 
 enum Order : int { kForward = 0, kReverse = 1, kShuffled = 2 };
-enum Fault : int { kNone = 0, kDivergedBarrier = 1, kSharedOverrun = 2, kWroteBeforeWait = 3, kNeverWaited = 4 };
 
 struct Fiber {
   ucontext_t context;
@@ -144,7 +168,6 @@ static Fiber* current = nullptr;
 static std::function<void()> body;
 static Order order = kForward;
 static std::mt19937 generator;
-static Fault fault = kNone;
 static int64_t launches = 0, blocks = 0, programmatic_launches = 0;
 static int64_t shared_limit = ifan::kShimSharedBytes;
 static std::map<const void*, int> allowed_shared;

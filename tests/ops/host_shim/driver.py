@@ -78,7 +78,10 @@ class Call(ctypes.Structure):
 class Report(ctypes.Structure):
     """`Report` in iac_harness.cpp."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("error", "fault", "launches", "blocks", "programmatic_launches")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("error", "fault", "launches", "blocks", "programmatic_launches", "columns_at_once")
+    ]
 
 
 class Plan(ctypes.Structure):
@@ -100,21 +103,22 @@ class KernelError(AssertionError):
 class Fenced:
     """A tensor with NaN before and after it: reading past its ends shows in results, writing there is found."""
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, shift: int = 0) -> None:
         count = torch.Size(shape).numel()
         size = torch.empty(0, dtype=dtype).element_size()
-        self._bytes = torch.full((2 * FENCE + count * size,), 0xFF, dtype=torch.uint8)
-        self._end = FENCE + count * size
-        self.tensor = self._bytes[FENCE : self._end].view(dtype).view(shape)
+        self._begin = FENCE + shift * size  # elements past a multiple of many bytes
+        self._end = self._begin + count * size
+        self._bytes = torch.full((self._end + FENCE,), 0xFF, dtype=torch.uint8)
+        self.tensor = self._bytes[self._begin : self._end].view(dtype).view(shape)
 
     @classmethod
-    def holding(cls, tensor: Tensor) -> Fenced:
-        fenced = cls(tensor.shape, tensor.dtype)
+    def holding(cls, tensor: Tensor, shift: int = 0) -> Fenced:
+        fenced = cls(tensor.shape, tensor.dtype, shift)
         fenced.tensor.copy_(tensor)
         return fenced
 
     def intact(self) -> bool:
-        return bool((self._bytes[:FENCE] == 0xFF).all() and (self._bytes[self._end :] == 0xFF).all())
+        return bool((self._bytes[: self._begin] == 0xFF).all() and (self._bytes[self._end :] == 0xFF).all())
 
 
 @functools.cache
@@ -149,6 +153,7 @@ class Shim:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self.programmatic_launches = 0  # of the last call
+        self.columns_at_once = 0
 
     def knows(self, variants: str) -> bool:
         """Whether the kernels have all the variants named, with commas between."""
@@ -180,11 +185,11 @@ class Shim:
         return y.tensor, saved.tensor
 
     def backward(
-        self, grad: Tensor, x: Tensor, filters: Tensor, y: Tensor, steps: Tensor, problem: Problem
+        self, grad: Tensor, x: Tensor, filters: Tensor, y: Tensor, steps: Tensor, problem: Problem, shift: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """`iac_backward`: the gradients of x and of the filters."""
+        """`iac_backward`: the gradients of x and of the filters. `grad` lies `shift` elements past an aligned place."""
         weights, bias = _parts(filters, x.shape[1], problem)
-        buffers = [Fenced.holding(tensor) for tensor in (grad, x, y, steps)]
+        buffers = [Fenced.holding(grad, shift), *(Fenced.holding(tensor) for tensor in (x, y, steps))]
         into = [Fenced(x.shape, x.dtype), Fenced(filters.shape, x.dtype)]
         grad_weights, grad_bias = _parts(into[1].tensor, x.shape[1], problem)
         call = _call(x.shape, x.dtype, problem, weights.stride(0), bias.stride(0), grad_weights.stride(0))
@@ -221,6 +226,7 @@ class Shim:
         report = Report()
         function(ctypes.byref(call), *(ctypes.c_void_p(each.data_ptr()) for each in tensors), ctypes.byref(report))
         self.programmatic_launches = report.programmatic_launches
+        self.columns_at_once = report.columns_at_once
         if report.error or report.fault or not all(buffer.intact() for buffer in buffers):
             raise KernelError(f"error {report.error}, fault {report.fault}, or a fence was overwritten")
 

@@ -19,7 +19,7 @@ struct Call {
 
 // What a run reports back.
 struct Report {
-  int64_t error, fault, launches, blocks, programmatic_launches;
+  int64_t error, fault, launches, blocks, programmatic_launches, columns_at_once;
 };
 
 struct PlanOut {
@@ -57,8 +57,8 @@ void start(const Call& call) {
   shim::shared_limit = std::min<int64_t>(call.shared_bytes, ifan::kShimSharedBytes);
 }
 
-Report finish(cudaError_t error) {
-  return {error, shim::fault, shim::launches, shim::blocks, shim::programmatic_launches};
+Report finish(cudaError_t error, int64_t columns_at_once = 1) {
+  return {error, shim::fault, shim::launches, shim::blocks, shim::programmatic_launches, columns_at_once};
 }
 
 // At least one element, so that data() isn't null; NaN, so that reading what nobody wrote shows.
@@ -77,8 +77,9 @@ Report forward(const Call& call, const void* x, const void* weights, const void*
   const ifan::Shape shape = shape_of(call);
   const ifan::StepFilters<T> filters{static_cast<const T*>(weights), static_cast<const T*>(bias),
                                      call.weights_batch_stride, call.bias_batch_stride};
-  const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
-                                             sizeof(A), device_of(call), variants_of(call), ifan::pairs_fit(filters));
+  const ifan::Plan plan =
+      ifan::plan_forward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps, sizeof(A),
+                         device_of(call), variants_of(call), sizeof(T) == 2 && ifan::pairs_fit(filters));
   std::vector<A> scratch =
       scratch_of<A>(ifan::forward_scratch_planes(plan, shape.num_steps, call.save_steps != 0), call);
   const size_t pixels = static_cast<size_t>(shape.planes * shape.pixels());
@@ -87,7 +88,8 @@ Report forward(const Call& call, const void* x, const void* weights, const void*
   if (call.save_steps != 0) shim::watch(static_cast<A*>(steps), pixels * static_cast<size_t>(shape.num_steps - 1));
   return finish(ifan::forward<T>(plan, shape, static_cast<const T*>(x), filters, static_cast<T*>(y),
                                  call.save_steps != 0 ? static_cast<A*>(steps) : nullptr, scratch.data(),
-                                 static_cast<A>(call.slope), call.act_last != 0, nullptr));
+                                 static_cast<A>(call.slope), call.act_last != 0, nullptr),
+                plan.columns_at_once);
 }
 
 template <typename T>
@@ -96,18 +98,21 @@ Report backward(const Call& call, const void* grad, const void* x, const void* w
   using A = ifan::Acc<T>;
   start(call);
   const ifan::Shape shape = shape_of(call);
-  const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
-                                              sizeof(A), device_of(call), variants_of(call));
-  std::vector<A> scratch = scratch_of<A>(ifan::backward_scratch_planes(plan, shape.num_steps), call);
-  shim::watch(scratch.data(), scratch.size());
-  shim::watch(static_cast<T*>(grad_x), static_cast<size_t>(shape.planes * shape.pixels()));
   const ifan::StepFilters<T> filters{static_cast<const T*>(weights), static_cast<const T*>(bias),
                                      call.weights_batch_stride, call.bias_batch_stride};
   const ifan::StepGradients<T> gradients{static_cast<T*>(grad_weights), static_cast<T*>(grad_bias),
                                          call.gradients_batch_stride};
+  const bool pairs = ifan::backward_pairs_fit<T>(static_cast<const T*>(grad), static_cast<const T*>(x), filters,
+                                                 static_cast<const T*>(y), static_cast<const T*>(grad_x), gradients);
+  const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
+                                              sizeof(A), device_of(call), variants_of(call), pairs);
+  std::vector<A> scratch = scratch_of<A>(ifan::backward_scratch_planes(plan, shape.num_steps), call);
+  shim::watch(scratch.data(), scratch.size());
+  shim::watch(static_cast<T*>(grad_x), static_cast<size_t>(shape.planes * shape.pixels()));
   return finish(ifan::backward<T>(plan, shape, static_cast<const T*>(grad), static_cast<const T*>(x), filters,
                                   static_cast<const T*>(y), static_cast<const A*>(steps), static_cast<T*>(grad_x),
-                                  gradients, scratch.data(), static_cast<A>(call.slope), call.act_last != 0, nullptr));
+                                  gradients, scratch.data(), static_cast<A>(call.slope), call.act_last != 0, nullptr),
+                plan.columns_at_once);
 }
 
 // `function` is a generic lambda that takes a value of the type.
@@ -119,7 +124,7 @@ Report with_type(int64_t dtype, Function function) {
   if (dtype == 3) return function(__nv_bfloat16{});
 #endif
   if (dtype == 1) return function(float{});
-  return {-1, 0, 0, 0, 0};
+  return {-1, 0, 0, 0, 0, 0};
 }
 
 }  // namespace
@@ -130,11 +135,11 @@ void shim_plan(const Call* call, int backward, PlanOut* out) {
   const ifan::DeviceLimits device = device_of(*call);
   const ifan::Variants variants = variants_of(*call);
   const int64_t bytes = accumulation_bytes(*call);
-  const bool even = call->dtype >= 2 && call->weights_batch_stride % 2 == 0 && call->bias_batch_stride % 2 == 0;
+  const bool even = call->weights_batch_stride % 2 == 0 && call->bias_batch_stride % 2 == 0;
   const ifan::Plan plan = backward ? ifan::plan_backward(call->planes, call->height, call->width, call->num_steps,
-                                                         call->taps, bytes, device, variants)
+                                                         call->taps, bytes, device, variants, even)
                                    : ifan::plan_forward(call->planes, call->height, call->width, call->num_steps,
-                                                        call->taps, bytes, device, variants, even);
+                                                        call->taps, bytes, device, variants, even && call->dtype >= 2);
   *out = {static_cast<int64_t>(plan.path),
           plan.threads_x,
           plan.threads_y,

@@ -24,7 +24,7 @@ struct StepGradients {
 
 template <typename T>
 __device__ inline PlaneGradients<T> plane_gradients(const StepGradients<T>& step, const Shape& shape, int64_t plane) {
-  const int64_t item = plane / shape.channels;
+  const int64_t item = shape.batch_item(plane);
   const int64_t channel = plane - item * shape.channels;
   const int64_t pixels = shape.pixels();
   T* v = step.weights + item * step.batch_stride + channel * shape.taps * pixels;
@@ -33,11 +33,10 @@ __device__ inline PlaneGradients<T> plane_gradients(const StepGradients<T>& step
 
 // The transpose of a replicated filter along one axis, at position `at`: the sum of product(s, j) over all (s, j)
 // with clamp(s + j - p, 0, size - 1) = at. The first and last position also get what was read past the edge.
-template <typename A, int Taps, typename Product>
-__device__ inline A gather(int at, int size, const TapCount<Taps>& taps, Product product) {
+template <typename A, typename Product>
+__device__ inline A gather(int at, int size, const TapCount<0>& taps, Product product) {
   const int k = taps.count(), p = taps.half();
   A sum = 0;
-#pragma unroll
   for (int j = 0; j < k; ++j) {
     const int s = at + p - j;
     if (s >= 0 && s < size) sum += product(s, j);
@@ -53,6 +52,18 @@ __device__ inline A gather(int at, int size, const TapCount<Taps>& taps, Product
     }
   }
   return sum;
+}
+
+// From that one of two arrays that isn't null. Of one type they are one pointer, without a branch at each load.
+template <typename T, typename A, int Columns>
+__device__ inline void load_either(const T* one, const A* other, int64_t at, A (&into)[Columns]) {
+  if constexpr (std::is_same_v<T, A>) {
+    load_columns((other == nullptr ? one : other) + at, into);
+  } else if (other == nullptr) {
+    load_columns(one + at, into);
+  } else {
+    load_columns(other + at, into);
+  }
 }
 
 // What one step's kernels read and write; all point at the launch's first plane. Each of the three pairs has one null
@@ -77,18 +88,38 @@ struct StepData {
             on(upstream), on(downstream_x), on(downstream), act,        slope};
   }
 
-  __device__ Acc<T> read_input(int64_t at) const { return input == nullptr ? widen(input_x[at]) : input[at]; }
-  __device__ Acc<T> read_upstream(int64_t at) const {
-    const Acc<T> g = upstream == nullptr ? widen(upstream_y[at]) : upstream[at];
-    const bool positive = !act || (output == nullptr ? widen(output_y[at]) : output[at]) > Acc<T>(0);
-    return positive ? g : g * slope;
+  // As many neighbours as the array has.
+  template <int Columns>
+  __device__ void read_input(int64_t at, Acc<T> (&into)[Columns]) const {
+    load_either(input_x, input, at, into);
   }
-  __device__ void write_downstream(int64_t at, Acc<T> value) const {
+  template <int Columns>
+  __device__ void read_upstream(int64_t at, Acc<T> (&into)[Columns]) const {
+    load_either(upstream_y, upstream, at, into);
+    if (!act) return;
+    Acc<T> after[Columns];
+    load_either(output_y, output, at, after);
+#pragma unroll
+    for (int c = 0; c < Columns; ++c) into[c] = after[c] > Acc<T>(0) ? into[c] : into[c] * slope;
+  }
+  template <int Columns>
+  __device__ void write_downstream(int64_t at, const Acc<T> (&values)[Columns]) const {
     if (downstream == nullptr) {
-      downstream_x[at] = narrow<T>(value);
+      store_columns(downstream_x + at, values);
     } else {
-      downstream[at] = value;
+      store_columns(downstream + at, values);
     }
+  }
+  // Of one.
+  __device__ Acc<T> read_input(int64_t at) const {
+    Acc<T> value[1];
+    read_input(at, value);
+    return value[0];
+  }
+  __device__ Acc<T> read_upstream(int64_t at) const {
+    Acc<T> value[1];
+    read_upstream(at, value);
+    return value[0];
   }
 };
 
@@ -99,8 +130,8 @@ struct Pixel {
 };
 
 __device__ inline Pixel pixel_of_thread(const Cut& cut, const Shape& shape) {
-  const unsigned plane = blockIdx.x / cut.tiles;
-  const int64_t at = static_cast<int64_t>(blockIdx.x - plane * cut.tiles) * blockDim.x + threadIdx.x;
+  const unsigned plane = cut.tiles(blockIdx.x);
+  const int64_t at = static_cast<int64_t>(blockIdx.x - plane * cut.tiles.divisor) * blockDim.x + threadIdx.x;
   if (at >= shape.pixels()) return {plane, -1, 0};
   const int64_t y = at / shape.width;
   return {plane, static_cast<int>(y), static_cast<int>(at - y * shape.width)};
@@ -155,9 +186,10 @@ __global__ void __launch_bounds__(kWideThreads)
     into.v[j * pixels + here] = narrow<T>(shape.isotropic ? column + row : column);
     into.h[j * pixels + here] = narrow<T>(shape.isotropic ? A(0) : row);
   }
-  data.write_downstream(start + here, gather<A>(pixel.y, shape.height, taps, [&](int s, int j) {
-                          return widen(plane.v[j * pixels + offset(s, pixel.x)]) * gt[start + offset(s, pixel.x)];
-                        }));
+  const A grad_e[1] = {gather<A>(pixel.y, shape.height, taps, [&](int s, int j) {
+    return widen(plane.v[j * pixels + offset(s, pixel.x)]) * gt[start + offset(s, pixel.x)];
+  })};
+  data.write_downstream(start + here, grad_e);
 }
 
 }  // namespace ifan

@@ -78,8 +78,14 @@ __device__ inline void store_once(T* at, T value) {
   }
 }
 
-// Coefficients of `Columns` neighbours that a thread fetches at once. Two of a half type come by one load of 32 bits
-// and stay packed until they are used; `at` is aligned to that.
+// Two values by one access; where they lie apart, a warp's accesses to shared memory would meet in the same banks.
+template <typename A>
+struct alignas(2 * sizeof(A)) Pair {
+  A first, second;
+};
+
+// Coefficients of `Columns` neighbours that a thread fetches at once. Two come by one load, and those of a half type
+// stay packed until they are used; `at` is aligned to that.
 template <typename T, int Columns>
 struct Fetched {
   static_assert(Columns == 1);
@@ -87,6 +93,13 @@ struct Fetched {
   __device__ static Fetched zero() { return {Acc<T>(0)}; }
   __device__ static Fetched load(const T* at) { return {load_once(at)}; }
   __device__ Acc<T> operator[](int) const { return value; }
+};
+template <>
+struct Fetched<float, 2> {
+  float2 values;
+  __device__ static Fetched zero() { return {{0, 0}}; }
+  __device__ static Fetched load(const float* at) { return {__ldcs(reinterpret_cast<const float2*>(at))}; }
+  __device__ float operator[](int column) const { return column == 0 ? values.x : values.y; }
 };
 template <typename T>
 struct Fetched<T, 2> {
@@ -104,13 +117,8 @@ struct Fetched<T, 2> {
   }
 };
 
-// Two values by one access; where they lie apart, a warp's accesses to shared memory would meet in the same banks.
-template <typename A>
-struct alignas(2 * sizeof(A)) Pair {
-  A first, second;
-};
-
-// Columns of activations, `Columns` at once. Those in the accumulation type are aligned for it; x and y needn't be.
+// Columns of activations, `Columns` at once. Those in the accumulation type are aligned for it; x and y of a half type
+// needn't be.
 template <typename In, typename A, int Columns>
 __device__ inline void load_columns(const In* at, A (&into)[Columns]) {
   if constexpr (Columns == 2 && std::is_same_v<In, A>) {
@@ -136,6 +144,25 @@ __device__ inline void store_columns(Out* at, const A (&values)[Columns]) {
         at[c] = narrow<Out>(values[c]);
       }
     }
+  }
+}
+
+// A filter's gradient at `Columns` neighbours, as load_once's counterpart; aligned as what is fetched is.
+template <typename T, int Columns>
+__device__ inline void store_once_columns(T* at, const Acc<T> (&values)[Columns]) {
+  if constexpr (Columns == 1) {
+    store_once(at, narrow<T>(values[0]));
+  } else if constexpr (sizeof(T) == 4) {
+    __stcs(reinterpret_cast<float2*>(at), float2{values[0], values[1]});
+  } else {
+    const auto bits = [](T value) -> unsigned {
+      if constexpr (std::is_same_v<T, __half>) {
+        return __half_as_ushort(value);
+      } else {
+        return __bfloat16_as_ushort(value);
+      }
+    };
+    __stcs(reinterpret_cast<unsigned*>(at), bits(narrow<T>(values[0])) | bits(narrow<T>(values[1])) << 16);
   }
 }
 
@@ -186,13 +213,31 @@ struct PlaneFilters {
   const T* b;  // [H, W]
 };
 
-// Whether `pairs` can read them: two neighbours of an even row, whose offsets are even, in one aligned word.
+// Whether two neighbours of an even row, whose offsets are even, are one aligned word.
+template <typename T>
+inline bool pairs_fit(const T* at) {
+  return reinterpret_cast<uintptr_t>(at) % (2 * sizeof(T)) == 0;
+}
 template <typename T>
 inline bool pairs_fit(const StepFilters<T>& filters) {
-  const auto aligned = [](const T* at) { return reinterpret_cast<uintptr_t>(at) % 4 == 0; };
-  return sizeof(T) == 2 && aligned(filters.weights) && aligned(filters.bias) && filters.weights_batch_stride % 2 == 0 &&
+  return pairs_fit(filters.weights) && pairs_fit(filters.bias) && filters.weights_batch_stride % 2 == 0 &&
          filters.bias_batch_stride % 2 == 0;
 }
+
+// Divides by what is known before the launch with a product and a shift (Granlund and Montgomery, PLDI 1994): a
+// division takes some twenty instructions, one of 64 bits more than that, and each warp makes three.
+struct Divider {
+  static constexpr int64_t kMost = (int64_t{1} << 31) - 1;  // of divisor and dividend
+  unsigned divisor = 1, multiplier = 0, shift = 0;
+
+  constexpr explicit Divider(int64_t by) : divisor(static_cast<unsigned>(by)) {
+    while ((int64_t{1} << shift) < by) ++shift;
+    multiplier = static_cast<unsigned>(((uint64_t{1} << 32) * ((uint64_t{1} << shift) - divisor)) / divisor + 1);
+  }
+  __host__ __device__ unsigned operator()(unsigned value) const {
+    return (static_cast<unsigned>((static_cast<uint64_t>(value) * multiplier) >> 32) + value) >> shift;
+  }
+};
 
 // The shape of a problem, the same for all its launches.
 struct Shape {
@@ -203,15 +248,19 @@ struct Shape {
   int num_steps;
   int taps;
   bool isotropic;
+  Divider by_channels{channels <= Divider::kMost ? channels : 1};
   __host__ __device__ int64_t pixels() const { return static_cast<int64_t>(height) * width; }
   // Elements from one step's weights, or biases, to the next step's.
   __host__ __device__ int64_t step_weights() const { return 2 * channels * taps * pixels(); }
   __host__ __device__ int64_t step_biases() const { return channels * pixels(); }
+  __host__ __device__ int64_t batch_item(int64_t plane) const {
+    return planes <= Divider::kMost ? by_channels(static_cast<unsigned>(plane)) : plane / channels;
+  }
 };
 
 template <typename T>
 __device__ inline PlaneFilters<T> plane_filters(const StepFilters<T>& step, const Shape& shape, int64_t plane) {
-  const int64_t item = plane / shape.channels;
+  const int64_t item = shape.batch_item(plane);
   const int64_t channel = plane - item * shape.channels;
   const int64_t pixels = shape.pixels();
   const T* weights = step.weights + item * step.weights_batch_stride;
@@ -227,8 +276,8 @@ struct Tile {
 // How a launch is cut into blocks: 1-D, since the other directions of a grid are short.
 struct Cut {
   int64_t first_plane;
-  unsigned tiles;    // a plane; not more than blocks, which are fewer than 2^31
-  unsigned tiles_x;  // a row of tiles
+  Divider tiles;    // a plane; not more than blocks, which are fewer than 2^31
+  Divider tiles_x;  // a row of tiles
   int tile_rows;
   int tile_columns;
 };
@@ -239,12 +288,11 @@ struct Place {
 };
 
 __device__ inline Place place_of_block(const Cut& cut, const Shape& shape) {
-  // In 32 bits, since 64-bit divisions take several times as many instructions.
-  const unsigned plane = blockIdx.x / cut.tiles;
-  const unsigned index = blockIdx.x - plane * cut.tiles;
-  const unsigned tile_y = index / cut.tiles_x;
+  const unsigned plane = cut.tiles(blockIdx.x);
+  const unsigned index = blockIdx.x - plane * cut.tiles.divisor;
+  const unsigned tile_y = cut.tiles_x(index);
   const int top = static_cast<int>(tile_y) * cut.tile_rows;
-  const int left = static_cast<int>(index - tile_y * cut.tiles_x) * cut.tile_columns;
+  const int left = static_cast<int>(index - tile_y * cut.tiles_x.divisor) * cut.tile_columns;
   const int bottom = cut.tile_rows < shape.height - top ? top + cut.tile_rows : shape.height;
   const int right = cut.tile_columns < shape.width - left ? left + cut.tile_columns : shape.width;
   return {cut.first_plane + plane, {top, bottom, left, right}};
@@ -317,8 +365,8 @@ inline cudaError_t plan_device(DeviceLimits& limits) {
 }
 
 inline Cut cut_of(const Plan& plan, int64_t first_plane) {
-  return {first_plane, static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.tiles_x),
-          static_cast<int>(plan.tile_rows), static_cast<int>(plan.tile_columns)};
+  return {first_plane, Divider(plan.tiles), Divider(plan.tiles_x), static_cast<int>(plan.tile_rows),
+          static_cast<int>(plan.tile_columns)};
 }
 
 }  // namespace ifan

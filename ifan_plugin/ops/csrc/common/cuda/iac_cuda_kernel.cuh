@@ -11,47 +11,37 @@
 
 namespace ifan {
 
-// One step on one tile. read(y, x, into): the step's input, in the whole plane, at as many neighbours as `into` has;
-// write(y, x, values): its output. ready(): called before the first read.
+template <typename A>
+__device__ inline A activated(A value, A slope, bool act) {
+  return act && !(value > A(0)) ? value * slope : value;
+}
+
+// One step on one tile, 3 taps. input(y, x): where the step's input lies, with the whole plane around it;
+// write(y, x, values): its output, at as many neighbours as `values` has. ready(): called before the first read.
 // t_tile: shared, [tile rows, tile columns and their halo].
 // Thread (tx, ty) has columns left + tx * Columns and rows top + ty + i * by. It takes `Rows` of its rows at a time:
 // all loads come before the first use of one, and under conditions without branches, so that enough of them are under
 // way at any time; for its first rows, what doesn't wait for t is fetched before the barrier too. The caller puts a
 // barrier between two calls.
-template <int Taps, int Rows, int Columns, typename T, typename Read, typename Write, typename Ready>
-__device__ inline void forward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters, Acc<T> slope,
-                                    bool act, Acc<T>* t_tile, Read read, Write write, Ready ready) {
+template <int Rows, int Columns, typename T, typename Input, typename Write, typename Ready>
+__device__ inline void forward_tile_of_three(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters,
+                                             Acc<T> slope, bool act, Acc<T>* t_tile, Input input, Write write,
+                                             Ready ready) {
   using A = Acc<T>;
   using One = Fetched<T, Columns>;
-  static_assert((Rows == 0) == (Taps == 0), "several rows at once need arrays whose size the compiler knows");
-  static_assert(Rows > 0 || Columns == 1);
-  const TapCount<Taps> taps{shape.taps};
   const int height = shape.height, width = shape.width;
-  const int64_t pixels = shape.pixels();
-  const int64_t plane_bytes = pixels * static_cast<int64_t>(sizeof(T));
-  const int halo = (taps.half() + Columns - 1) / Columns * Columns;  // whole pairs, so that rows of t are aligned
-  const int before = tile.left < halo ? tile.left : halo;
-  const int after = width - tile.right < halo ? width - tile.right : halo;
+  const int64_t plane_bytes = shape.pixels() * static_cast<int64_t>(sizeof(T));
+  const int before = tile.left > 0 ? Columns : 0, after = tile.right < width ? Columns : 0;
   const int pitch = before + (tile.right - tile.left) + after;
   const int first_column = tile.left - before;
   const int x = tile.left + static_cast<int>(threadIdx.x) * Columns;
   const int first_row = tile.top + static_cast<int>(threadIdx.y);
   const int stride = static_cast<int>(blockDim.y);
   const int bottom = x < tile.right ? tile.bottom : tile.top;  // no rows for a thread without a column
-  const auto offset = [&](int row, int column) { return static_cast<Index<Taps>>(row) * width + column; };
+  const auto offset = [&](int row, int column) { return static_cast<Index<3>>(row) * width + column; };
   const auto shared_at = [&](int row, int column) { return (row - tile.top) * pitch + (column - first_column); };
-  const auto vertical = [&](int row, int column) {
-    const T* v = filters.v + offset(row, column);
-    A sum = 0;
-#pragma unroll
-    for (int j = 0; j < taps.count(); ++j) {
-      A e[1];
-      read(clamp_index(row + j - taps.half(), height), column, e);
-      sum += load_once(v + j * pixels) * e[0];
-    }
-    return sum;
-  };
-  const auto activate = [&](A value) { return act && !(value > A(0)) ? value * slope : value; };
+  const auto above = [&](int y) { return y > 0 ? -width : 0; };
+  const auto below = [&](int y) { return y + 1 < height ? width : 0; };
 
   // Of `Rows` rows, beginning with row `top`.
   const auto fetch = [&](int top, const T* from, bool wanted, One* into) {
@@ -60,33 +50,38 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
       const int y = top + i * stride;
       const T* at = from + offset(y, x);
 #pragma unroll
-      for (int j = 0; j < Taps; ++j) {
-        into[i * Taps + j] = wanted && y < bottom ? One::load(at) : One::zero();
+      for (int j = 0; j < 3; ++j) {
+        into[i * 3 + j] = wanted && y < bottom ? One::load(at) : One::zero();
         at = further(at, plane_bytes);
       }
     }
   };
-  const auto fetch_bias = [&](int top, const T* from, One* into) {
+  const auto fetch_bias = [&](int top, One* into) {
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
       const int y = top + i * stride;
-      into[i] = y < bottom ? One::load(from + offset(y, x)) : One::zero();
+      into[i] = y < bottom ? One::load(filters.b + offset(y, x)) : One::zero();
     }
   };
   const auto down = [&](int top, const One* v, const One* h) {
-    A t[Rows + 1][Columns];
+    A t[Rows][Columns];
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
       const int y = top + i * stride;
+      A e[3][Columns] = {};
+      if (y < bottom) {
+        const auto* here = input(y, x);
+        load_columns(here + above(y), e[0]);
+        load_columns(here, e[1]);
+        load_columns(here + below(y), e[2]);
+      }
 #pragma unroll
       for (int c = 0; c < Columns; ++c) t[i][c] = 0;
 #pragma unroll
-      for (int j = 0; j < Taps; ++j) {
-        A e[Columns] = {};
-        if (y < bottom) read(clamp_index(y + j - taps.half(), height), x, e);
-        const One weight = shape.isotropic ? h[i * Taps + j] : v[i * Taps + j];
+      for (int j = 0; j < 3; ++j) {
+        const One weight = shape.isotropic ? h[i * 3 + j] : v[i * 3 + j];
 #pragma unroll
-        for (int c = 0; c < Columns; ++c) t[i][c] += weight[c] * e[c];
+        for (int c = 0; c < Columns; ++c) t[i][c] += weight[c] * e[j][c];
       }
     }
 #pragma unroll
@@ -96,72 +91,124 @@ __device__ inline void forward_tile(const Tile& tile, const Shape& shape, const 
     }
   };
   const auto across = [&](int top, const One* h, const One* bias) {
-    constexpr int kHalf = Taps / 2;
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
       const int y = top + i * stride;
       if (y >= bottom) continue;
-      A own[Columns], around[Columns + Taps], result[Columns];
-      load_columns(t_tile + shared_at(y, x), own);
+      const A* here = t_tile + shared_at(y, x);
+      A own[Columns], around[Columns + 2], result[Columns];
+      load_columns(here, own);
+      around[0] = here[x > 0 ? -1 : 0];
 #pragma unroll
-      for (int m = 0; m < Columns + Taps - 1; ++m) {
-        const int c = m - kHalf;
-        around[m] = c >= 0 && c < Columns ? own[c] : t_tile[shared_at(y, clamp_index(x + c, width))];
-      }
+      for (int c = 0; c < Columns; ++c) around[c + 1] = own[c];
+      around[Columns + 1] = here[x + Columns < width ? Columns : Columns - 1];
 #pragma unroll
       for (int c = 0; c < Columns; ++c) {
         A sum = 0;
 #pragma unroll
-        for (int j = 0; j < Taps; ++j) sum += h[i * Taps + j][c] * around[c + j];
-        result[c] = activate(sum + bias[i][c]);
+        for (int j = 0; j < 3; ++j) sum += h[i * 3 + j][c] * around[c + j];
+        result[c] = activated(sum + bias[i][c], slope, act);
       }
       write(y, x, result);
     }
   };
 
-  // One element more: an array can't be empty.
-  One first_v[Rows * Taps + 1], first_h[Rows * Taps + 1], first_bias[Rows + 1];
-  if constexpr (Rows > 0) {
-    fetch(first_row, filters.h, true, first_h);
-    fetch_bias(first_row, filters.b, first_bias);
-    fetch(first_row, filters.v, !shape.isotropic, first_v);  // isotropic: h is v, and here already
-    ready();
-    down(first_row, first_v, first_h);
-    for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
-      One v[Rows * Taps];
-      fetch(y, filters.v, true, v);
-      down(y, v, v);
-    }
-  } else {
-    ready();
-    for (int y = first_row; y < bottom; y += stride) {
-      t_tile[shared_at(y, x)] = vertical(y, x);
+  One first_v[Rows * 3], first_h[Rows * 3], first_bias[Rows];
+  fetch(first_row, filters.h, true, first_h);
+  fetch_bias(first_row, first_bias);
+  fetch(first_row, filters.v, !shape.isotropic, first_v);  // isotropic: h is v, and here already
+  ready();
+  down(first_row, first_v, first_h);
+  for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
+    One v[Rows * 3];
+    fetch(y, filters.v, true, v);
+    down(y, v, v);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < before + after; i += static_cast<int>(blockDim.x)) {
+    const int column = i < before ? first_column + i : tile.right + (i - before);
+    for (int y = first_row; y < tile.bottom; y += stride) {
+      const auto* here = input(y, column);
+      const int rows[3] = {above(y), 0, below(y)};
+      const T* v = filters.v + offset(y, column);
+      A sum = 0;
+#pragma unroll
+      for (int j = 0; j < 3; ++j) {
+        A e[1];
+        load_columns(here + rows[j], e);
+        sum += load_once(v) * e[0];
+        v = further(v, plane_bytes);
+      }
+      t_tile[shared_at(y, column)] = sum;
     }
   }
+  __syncthreads();
+
+  across(first_row, first_h, first_bias);
+  for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
+    One h[Rows * 3], bias[Rows];
+    fetch(y, filters.h, true, h);
+    fetch_bias(y, bias);
+    across(y, h, bias);
+  }
+}
+
+// The same for any number of taps, which the compiler doesn't know: a row and a column at a time.
+template <typename T, typename Input, typename Write, typename Ready>
+__device__ inline void forward_tile_of_any(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters,
+                                           Acc<T> slope, bool act, Acc<T>* t_tile, Input input, Write write,
+                                           Ready ready) {
+  using A = Acc<T>;
+  const int taps = shape.taps, half = taps / 2;
+  const int height = shape.height, width = shape.width;
+  const int64_t pixels = shape.pixels();
+  const int before = tile.left < half ? tile.left : half;
+  const int after = width - tile.right < half ? width - tile.right : half;
+  const int pitch = before + (tile.right - tile.left) + after;
+  const int first_column = tile.left - before;
+  const int x = tile.left + static_cast<int>(threadIdx.x);
+  const int first_row = tile.top + static_cast<int>(threadIdx.y);
+  const int stride = static_cast<int>(blockDim.y);
+  const int bottom = x < tile.right ? tile.bottom : tile.top;
+  const auto offset = [&](int row, int column) { return static_cast<int64_t>(row) * width + column; };
+  const auto shared_at = [&](int row, int column) { return (row - tile.top) * pitch + (column - first_column); };
+  const auto vertical = [&](int row, int column) {
+    const T* v = filters.v + offset(row, column);
+    A sum = 0;
+    for (int j = 0; j < taps; ++j) {
+      A e[1];
+      load_columns(input(clamp_index(row + j - half, height), column), e);
+      sum += load_once(v + j * pixels) * e[0];
+    }
+    return sum;
+  };
+
+  ready();
+  for (int y = first_row; y < bottom; y += stride) t_tile[shared_at(y, x)] = vertical(y, x);
   for (int i = static_cast<int>(threadIdx.x); i < before + after; i += static_cast<int>(blockDim.x)) {
     const int column = i < before ? first_column + i : tile.right + (i - before);
     for (int y = first_row; y < tile.bottom; y += stride) t_tile[shared_at(y, column)] = vertical(y, column);
   }
   __syncthreads();
 
-  if constexpr (Rows > 0) {
-    across(first_row, first_h, first_bias);
-    for (int y = first_row + Rows * stride; y < bottom; y += Rows * stride) {
-      One h[Rows * Taps], bias[Rows];
-      fetch(y, filters.h, true, h);
-      fetch_bias(y, filters.b, bias);
-      across(y, h, bias);
+  for (int y = first_row; y < bottom; y += stride) {
+    const T* weights = filters.h + offset(y, x);
+    A sum = 0;
+    for (int j = 0; j < taps; ++j) {
+      sum += load_once(weights + j * pixels) * t_tile[shared_at(y, clamp_index(x + j - half, width))];
     }
+    const A result[1] = {activated(sum + load_once(filters.b + offset(y, x)), slope, act)};
+    write(y, x, result);
+  }
+}
+
+template <int Taps, int Rows, int Columns, typename T, typename... Functions>
+__device__ inline void forward_tile(const Tile& tile, const Shape& shape, const PlaneFilters<T>& filters, Acc<T> slope,
+                                    bool act, Acc<T>* t_tile, Functions... functions) {
+  if constexpr (Taps == 3) {
+    forward_tile_of_three<Rows, Columns>(tile, shape, filters, slope, act, t_tile, functions...);
   } else {
-    for (int y = first_row; y < bottom; y += stride) {
-      const T* weights = filters.h + offset(y, x);
-      A sum = 0;
-      for (int j = 0; j < taps.count(); ++j) {
-        sum += load_once(weights + j * pixels) * t_tile[shared_at(y, clamp_index(x + j - taps.half(), width))];
-      }
-      const A result[1] = {activate(sum + load_once(filters.b + offset(y, x)))};
-      write(y, x, result);
-    }
+    static_assert(Taps == 0 && Columns == 1);
+    forward_tile_of_any(tile, shape, filters, slope, act, t_tile, functions...);
   }
 }
 
@@ -191,7 +238,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 1)
     const bool last = step == shape.num_steps - 1;
     A* saved = steps == nullptr || last ? nullptr : steps + (step * shape.planes + plane) * pixels;
     T* result = y + plane * pixels;
-    const auto read = [&](int row, int column, auto& into) { load_columns(e + row * width + column, into); };
+    const auto input = [&](int row, int column) -> const A* { return e + row * width + column; };
     const auto write = [&](int row, int column, const auto& values) {
       const int at = row * width + column;
       if (last) {
@@ -202,7 +249,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 1)
       }
     };
     forward_tile<Taps, Rows, Columns, T>(tile, shape, plane_filters(filters, shape, plane), slope, !last || act_last, t,
-                                         read, write, [] {});
+                                         input, write, [] {});
     __syncthreads();
     filters.weights += shape.step_weights();
     filters.bias += shape.step_biases();
@@ -222,15 +269,13 @@ __global__ void __launch_bounds__(kTiledThreads)
   const int width = shape.width;
   const In* from = in + start;
   Out* to = out + start;
-  const auto read = [&](int row, int column, auto& into) {
-    load_columns(from + static_cast<Index<Taps>>(row) * width + column, into);
-  };
+  const auto input = [&](int row, int column) { return from + static_cast<Index<Taps>>(row) * width + column; };
   const auto write = [&](int row, int column, const auto& values) {
     store_columns(to + static_cast<Index<Taps>>(row) * width + column, values);
   };
   // The filters don't come from the launch before: they are under way while it ends.
   forward_tile<Taps, Rows, Columns, T>(place.tile, shape, plane_filters(filters, shape, place.plane), slope, act,
-                                       dynamic_shared<Acc<T>>(), read, write, [] { wait_for_previous_launch(); });
+                                       dynamic_shared<Acc<T>>(), input, write, [] { wait_for_previous_launch(); });
 }
 
 // x, y: [planes, H, W]. steps: [N - 1, planes, H, W] or null. scratch: forward_scratch_planes() planes.

@@ -56,6 +56,11 @@ struct DeviceLimits {
 //   Where 64 threads took the 66 columns of a tile and its halo in two rounds, 25 of 32 lanes were at work, at 44 % of
 //   the copy's bandwidth. Halo and columns in one round, and the gradient stored past the caches: 47 %. The half types
 //   take 0.85 of float32's time: it waits for loads and issues addresses, one column a thread.
+// - Since these measurements, and not measured on a card yet, the kernels for 3 taps choose addresses where they
+//   branched at a plane's edges (in a plane of 32 columns each warp has both), make one address a row where they made
+//   one a tap, and divide by a product. In nvcc 13.0's listing for sm_90 and float32 the three loops of the tiled
+//   backward went from 42, 335 and 388 instructions to 40, 111 and 144, the tiled forward from 1,032 in all to 880.
+//   `paired` takes 48, 135 and 141 for two columns.
 //
 // Forms of the kernels that only measuring on a card can choose between; by default those that won on an H100. Each
 // changes the speed alone: results are the same bit by bit in the host build (tests/ops/test_cuda_variants.py). The
@@ -67,6 +72,7 @@ struct Variants {
   bool long_passes = false;   // twice as many
   bool wide_tiles = false;    // backward: twice as wide, half as high
   bool tall_tiles = false;    // backward: twice as wide, with twice the threads
+  bool paired = false;        // backward, 3 taps: two neighbours a thread, and tiles twice as wide
 };
 
 // Reads "single,serial". False where a name is unknown.
@@ -79,7 +85,8 @@ inline bool read_variants(const char* text, Variants& variants) {
                {"short_passes", &Variants::short_passes},
                {"long_passes", &Variants::long_passes},
                {"wide_tiles", &Variants::wide_tiles},
-               {"tall_tiles", &Variants::tall_tiles}};
+               {"tall_tiles", &Variants::tall_tiles},
+               {"paired", &Variants::paired}};
   while (text != nullptr && *text != '\0') {
     const size_t length = std::strcspn(text, ",");
     bool found = false;
@@ -106,7 +113,7 @@ struct Plan {
   int64_t tiles = 1;            // a plane; blocks = tiles * planes of the launch
   int64_t shared_bytes = 0;     // dynamic, a block
   int64_t planes_per_pass = 1;  // planes of one launch; scratch is made for so many
-  int columns_at_once = 1;      // neighbours a forward thread works on
+  int columns_at_once = 1;      // neighbours a thread works on
   bool programmatic = false;
 };
 
@@ -221,10 +228,16 @@ inline Plan plan_forward(int64_t planes, int64_t height, int64_t width, int64_t 
   return plan;
 }
 
+// pairs_fit: as for forward; the same of the filters' gradient and, in float32, of the activations
+// (iac_cuda_backward.cuh, backward_pairs_fit()).
 inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t num_steps, int64_t taps,
-                          int64_t value_bytes, const DeviceLimits& device, const Variants& variants = {}) {
+                          int64_t value_bytes, const DeviceLimits& device, const Variants& variants = {},
+                          bool pairs_fit = false) {
   using namespace plan_detail;
   Plan plan;
+  if (pairs_fit && variants.paired && has_fast_form(taps, height * width) && value_bytes == 4 && width % 2 == 0) {
+    plan.columns_at_once = 2;
+  }
   if (taps <= device.shared_bytes && plan_plane(plan, planes, height, width, 2 + 2 * taps, value_bytes, device)) {
     // More registers than forward: half the threads.
     plan.threads_y = threads_down(plan.threads_x, plan.threads_y, std::max(plan.threads_x, kTiledThreads));
@@ -232,23 +245,27 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
   }
 
   // The products of h with the gradient (k a pixel, halo on all sides), those of v (k, halo above and below), t.
+  const int64_t at_once = plan.columns_at_once;
+  const int64_t halo = 2 * divide_up(taps / 2, at_once) * at_once;  // left and right together
   const auto tile_bytes = [&](int64_t rows, int64_t columns) {
     const int64_t high = std::min(height, rows + taps - 1);
-    const int64_t across = std::min(width, columns + taps - 1);
+    const int64_t across = std::min(width, columns + halo);
     return (taps * high * (across + columns) + rows * across) * value_bytes;
   };
   plan = Plan{};
   plan.path = Path::kTiled;
-  const int64_t halo = taps - 1;
-  const bool tall = variants.tall_tiles && has_fast_form(taps, height * width);  // others' blocks are half as large
-  int64_t across = variants.wide_tiles || tall ? 2 * kBackwardColumns : kBackwardColumns;
+  plan.columns_at_once = static_cast<int>(at_once);
+  // Of the other kernels blocks are half as large.
+  const bool tall = variants.tall_tiles && has_fast_form(taps, height * width) && at_once == 1;
+  int64_t across = variants.wide_tiles || tall || at_once > 1 ? 2 * kBackwardColumns : kBackwardColumns;
   const int64_t high = variants.wide_tiles ? kBackwardRows / 2 : kBackwardRows;
   const auto cut_columns = [&] {  // in equal parts
-    plan.tile_columns = divide_up(width, width <= across ? 1 : divide_up(width, std::max<int64_t>(across - halo, 16)));
+    const int64_t parts = width <= across ? 1 : divide_up(width, std::max<int64_t>(across - halo, 16));
+    plan.tile_columns = divide_up(divide_up(width, parts), at_once) * at_once;
   };
   cut_columns();
   const int64_t least_rows = std::min<int64_t>(height, 8);
-  plan.tile_rows = std::min(height, std::max(high - halo, least_rows));
+  plan.tile_rows = std::min(height, std::max(high - (taps - 1), least_rows));
   // 60 KB at most where a fair tile allows it, so that several blocks share a multiprocessor.
   const int64_t comfortable = std::min<int64_t>(device.shared_bytes, 60 * 1024);
   while (plan.tile_rows > least_rows && tile_bytes(plan.tile_rows, plan.tile_columns) > comfortable) --plan.tile_rows;
@@ -259,9 +276,9 @@ inline Plan plan_backward(int64_t planes, int64_t height, int64_t width, int64_t
   plan.shared_bytes = tile_bytes(plan.tile_rows, plan.tile_columns);
   // Past 16 taps a tile would be mostly halo.
   if (taps < 16 && plan.shared_bytes <= device.shared_bytes) {
-    plan.threads_x = threads_across(std::min(width, plan.tile_columns + halo));
-    plan.threads_y =
-        threads_down(plan.threads_x, std::min(height, plan.tile_rows + halo), tall ? kTiledThreads : kTiledThreads / 2);
+    plan.threads_x = threads_across(divide_up(std::min(width, plan.tile_columns + halo), at_once));
+    plan.threads_y = threads_down(plan.threads_x, std::min(height, plan.tile_rows + taps - 1),
+                                  tall ? kTiledThreads : kTiledThreads / 2);
     plan.tiles_x = divide_up(width, plan.tile_columns);
     plan.tiles = plan.tiles_x * divide_up(height, plan.tile_rows);
   } else {

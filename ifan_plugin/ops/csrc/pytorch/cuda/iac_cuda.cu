@@ -23,7 +23,7 @@ ifan::Variants current_variants() {
   const char* text = std::getenv("IFAN_IAC_VARIANTS");
   STD_TORCH_CHECK(ifan::read_variants(text, variants),
                   "iac: IFAN_IAC_VARIANTS must be a list of single, serial, short_passes, long_passes, "
-                  "wide_tiles and tall_tiles with commas between, got ",
+                  "wide_tiles, tall_tiles and paired with commas between, got ",
                   text);
   return variants;
 }
@@ -54,8 +54,6 @@ ifan::StepFilters<T> filters_of_first_step(const Tensor& filters, const ifan::Sh
   return {weights, weights + shape.num_steps * shape.step_weights(), stride, stride};
 }
 
-int64_t accumulator_bytes(const Tensor& x) { return accumulator_type(x) == ScalarType::Double ? 8 : 4; }
-
 std::tuple<Tensor, Tensor> iac_cuda(const Tensor& x, const Tensor& filters, int64_t num_steps, int64_t taps,
                                     double negative_slope, bool act_last, bool isotropic, bool save_steps) {
   const IacSizes sizes = check_iac(x, filters, num_steps, taps, negative_slope);
@@ -69,8 +67,9 @@ std::tuple<Tensor, Tensor> iac_cuda(const Tensor& x, const Tensor& filters, int6
     using T = decltype(value);
     using A = ifan::Acc<T>;
     const ifan::StepFilters<T> first = filters_of_first_step<T>(filters, shape);
-    const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, num_steps, taps, sizeof(A),
-                                               current_limits(), current_variants(), ifan::pairs_fit(first));
+    const ifan::Plan plan =
+        ifan::plan_forward(shape.planes, shape.height, shape.width, num_steps, taps, sizeof(A), current_limits(),
+                           current_variants(), sizeof(T) == 2 && ifan::pairs_fit(first));
     const Tensor scratch = scratch_for(x, ifan::forward_scratch_planes(plan, num_steps, save_steps), shape);
     STD_CUDA_CHECK(ifan::forward<T>(plan, shape, data_of<T>(x), first, mutable_data_of<T>(y),
                                     save_steps ? mutable_data_of<A>(steps) : nullptr, mutable_data_of<A>(scratch),
@@ -90,19 +89,22 @@ std::tuple<Tensor, Tensor> iac_backward_cuda(const Tensor& grad, const Tensor& x
   if (sizes.empty()) return {grad_x, grad_filters};
 
   const ifan::Shape shape = shape_of(sizes, num_steps, taps, isotropic);
-  const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, num_steps, taps,
-                                              accumulator_bytes(x), current_limits(), current_variants());
-  const Tensor scratch = scratch_for(x, ifan::backward_scratch_planes(plan, num_steps), shape);
   with_type_of(x, [&](auto value) {
     using T = decltype(value);
     using A = ifan::Acc<T>;
+    const ifan::StepFilters<T> first = filters_of_first_step<T>(filters, shape);
     T* weights = mutable_data_of<T>(grad_filters);
     const ifan::StepGradients<T> gradients{weights, weights + shape.num_steps * shape.step_weights(),
                                            num_steps * (shape.step_weights() + shape.step_biases())};
-    STD_CUDA_CHECK(ifan::backward<T>(plan, shape, data_of<T>(grad), data_of<T>(x),
-                                     filters_of_first_step<T>(filters, shape), data_of<T>(y), data_of<A>(steps),
-                                     mutable_data_of<T>(grad_x), gradients, mutable_data_of<A>(scratch),
-                                     static_cast<A>(negative_slope), act_last, current_stream(x)));
+    const bool pairs = ifan::backward_pairs_fit<T>(data_of<T>(grad), data_of<T>(x), first, data_of<T>(y),
+                                                   mutable_data_of<T>(grad_x), gradients);
+    const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, num_steps, taps, sizeof(A),
+                                                current_limits(), current_variants(), pairs);
+    const Tensor scratch = scratch_for(x, ifan::backward_scratch_planes(plan, num_steps), shape);
+    STD_CUDA_CHECK(ifan::backward<T>(plan, shape, data_of<T>(grad), data_of<T>(x), first, data_of<T>(y),
+                                     data_of<A>(steps), mutable_data_of<T>(grad_x), gradients,
+                                     mutable_data_of<A>(scratch), static_cast<A>(negative_slope), act_last,
+                                     current_stream(x)));
   });
   return {grad_x, grad_filters};
 }
@@ -120,8 +122,9 @@ Tensor iac_step_cuda(const Tensor& x, const Tensor& step_filters, const Tensor& 
     using A = ifan::Acc<T>;
     const ifan::StepFilters<T> filters{data_of<T>(step_filters), data_of<T>(bias), step_filters.stride(0),
                                        bias.stride(0)};
-    const ifan::Plan plan = ifan::plan_forward(shape.planes, shape.height, shape.width, 1, taps, sizeof(A),
-                                               current_limits(), current_variants(), ifan::pairs_fit(filters));
+    const ifan::Plan plan =
+        ifan::plan_forward(shape.planes, shape.height, shape.width, 1, taps, sizeof(A), current_limits(),
+                           current_variants(), sizeof(T) == 2 && ifan::pairs_fit(filters));
     STD_CUDA_CHECK(ifan::forward<T>(plan, shape, data_of<T>(x), filters, mutable_data_of<T>(y), nullptr, nullptr,
                                     static_cast<A>(negative_slope), act, current_stream(x)));
   });
