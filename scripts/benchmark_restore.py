@@ -36,7 +36,8 @@ from harness import MIB
 SIZES = ("1280x720", "1680x1120")
 RUNTIMES = ("onnxruntime", "openvino")
 COMPILED = ("ours+compile", "ours+freezing")
-CONTESTANTS = ("plain", "ours", *COMPILED, *RUNTIMES)
+GRAPHS = "ours+graphs"  # CUDA graphs; a training step's by torch.compile
+CONTESTANTS = ("plain", "ours", *COMPILED, GRAPHS, *RUNTIMES)
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 STAGES = ("feature_extractor", "filter_encoder", "disparity_estimator", "fuse", "trunk", "reconstructor")
 
@@ -183,8 +184,15 @@ def waiting(device):
 def autocast(job):
     import torch
 
+    dtype = amp_dtype(job)
+    return torch.autocast(job["device"], dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def amp_dtype(job):
+    import torch
+
     name = PRECISIONS[job["precision"]]
-    return torch.autocast(job["device"], getattr(torch, name or "bfloat16"), enabled=name is not None)
+    return None if name is None else getattr(torch, name)
 
 
 def restoring(job):
@@ -208,11 +216,13 @@ def restoring(job):
         with torch.no_grad(), autocast(job):
             return run(picture)
 
-    if job["contestant"] == "ours" and job["device"] == "cuda":
+    if job["contestant"] == GRAPHS or (job["contestant"] == "ours" and job["device"] == "cuda"):
         from ifan_plugin.inference import run_network
 
+        graph = job["contestant"] == GRAPHS
+
         def once():
-            return run_network(net, picture, precision=job["precision"], fixed=True)
+            return run_network(net, picture, precision=job["precision"], fixed=True, cuda_graph=graph)
 
     return net, once
 
@@ -224,31 +234,28 @@ def training(job):
 
     from ifan_plugin.losses.disparity_loss import DisparityLoss
     from ifan_plugin.losses.reblur_loss import ReblurLoss
+    from ifan_plugin.models.training_step import TrainingStep
 
-    net, blurring = (network.train() for network in networks(job))
+    step = TrainingStep(*networks(job), with_disparity=True, amp_dtype=amp_dtype(job)).train()
     lq, sharp, left, right = (picture_of(job, job["batch"]).roll(i, 2) for i in range(4))
-    parameters = [*net.parameters(), *blurring.parameters()]
+    parameters = list(step.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-6)  # small: the values shouldn't run away in a benchmark
     disparity_loss, reblur_loss = DisparityLoss(), ReblurLoss()
-    outputs_of = net.training_outputs
-    if job["contestant"] in COMPILED:
-        outputs_of = torch.compile(outputs_of)
+    if job["contestant"] in (*COMPILED, GRAPHS):
+        step.compile(mode="reduce-overhead" if job["contestant"] == GRAPHS else None)
 
     def once():
         optimizer.zero_grad(set_to_none=True)
-        with autocast(job):
-            outputs = outputs_of(lq, left, right)
-            made_of = (outputs.embedding, net.filter_predictor.to_filters)
-            reblurred = blurring(sharp, outputs.filters, *made_of)
-        loss = F.mse_loss(outputs.result.float(), sharp)
-        loss = loss + disparity_loss(outputs.warped_right.float(), outputs.left_small.float())
-        loss = loss + reblur_loss(reblurred.float(), lq)
+        outputs = step(lq, sharp, left, right)
+        loss = F.mse_loss(outputs["result"], sharp)
+        loss = loss + disparity_loss(outputs["warped_right"], outputs["left_small"])
+        loss = loss + reblur_loss(outputs["reblurred"], lq)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         optimizer.step()
         return loss.detach()
 
-    return net, once
+    return step.net_g, once
 
 
 def measure(job):
@@ -293,7 +300,9 @@ def difference(job):
     for form in ({"contestant": "plain", "precision": "fp32"}, {}):
         net, once = restoring(job | form)
         net.train()  # the result isn't clipped then; nothing else changes
-        results.append(once().float().cpu())
+        for _ in range(3 if (job | form)["contestant"] == GRAPHS else 1):  # the first one isn't a graph yet
+            found = once()
+        results.append(found.float().cpu())
         del net, once
     plain, other = results
     if job["contestant"] in RUNTIMES or job["device"] == "cuda":  # what runs there ends with clipping
@@ -402,6 +411,8 @@ def main():
         "device": device, "threads": args.threads, "runs": args.runs, "budget": args.budget, "batch": args.batch,
         "weights": args.weights,
     }  # fmt: skip
+    if GRAPHS in args.contestants and "restore" in args.passes and device != "cuda":
+        parser.error(f"{GRAPHS}: CUDA graphs need a CUDA device (without one they are of --passes train alone)")
     for name in set(RUNTIMES).intersection(args.contestants):
         if importlib.util.find_spec(name) is None or device != "cpu" or "train" in args.passes:
             print(f"{name} is left out: not installed, or not restoring on a CPU", file=sys.stderr)

@@ -150,7 +150,7 @@ def _valid(option: Option) -> str:
     text = " or ".join(dict.fromkeys(names.get(kind, "any") for kind in kinds))
     if option.choices:
         of = "list of " if kinds == (list,) else ""
-        text = of + ", ".join(f"`{choice}`" for choice in option.choices)
+        text = of + ", ".join(f"`{_yaml(choice)}`" for choice in option.choices)
     if option.minimum is not None and option.maximum is not None:
         text += f", {option.minimum:g} to {option.maximum:g}"
     elif option.minimum is not None:

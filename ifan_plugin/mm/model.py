@@ -22,7 +22,14 @@ from ifan_plugin.common.foreign import require_overlap
 from ifan_plugin.inference import run_network
 from ifan_plugin.mm.checkpoints import read_params
 from ifan_plugin.mm.steps import train_step
-from ifan_plugin.models.training_step import fill_reblurring, forward_pass, loss_terms
+from ifan_plugin.models.training_step import (
+    COMPILE_CHOICES,
+    check_compile_mode,
+    compile_mode,
+    fill_reblurring,
+    forward_pass,
+    loss_terms,
+)
 from ifan_plugin.options.schema import Option, check_call, check_mapping, nearest
 from ifan_plugin.weights.runner_files import GENERATOR, REBLUR
 
@@ -36,7 +43,10 @@ PRETRAINED_OPTIONS = {
     REBLUR: Option(str, None),
     "param_key": Option(str, None, choices=("params", "params_ema")),
 }
-TRAIN_OPTIONS = {"accumulate": Option(int, 1, minimum=1), "compile": Option(bool, False)}
+TRAIN_OPTIONS = {
+    "accumulate": Option(int, 1, minimum=1),
+    "compile": Option((bool, str), False, choices=COMPILE_CHOICES),
+}
 
 
 class PixelLoss(nn.Module):
@@ -90,7 +100,7 @@ class IFANRestorer(BaseModel):
         data_preprocessor: default :class:`ifan_plugin.mm.preprocess.RestorationPreprocessor`.
         train_cfg: ``accumulate``: in how many parts a batch is worked through, for less memory (1); ``compile: True``
             compiles the networks' forward and backward pass, which takes minutes in the first iteration and with each
-            new patch size.
+            new patch size; ``"reduce-overhead"`` makes CUDA graphs of them, too.
         test_cfg: ``disparity: True`` adds the disparity map to the predictions.
         init_cfg: mmengine's.
 
@@ -120,7 +130,9 @@ class IFANRestorer(BaseModel):
         super().__init__(data_preprocessor or {"type": "RestorationPreprocessor"}, init_cfg)
         training = check_mapping(dict(train_cfg or {}), TRAIN_OPTIONS, "model: train_cfg")
         self.accumulate: int = training["accumulate"]
-        self._forward_pass = torch.compile(forward_pass) if training["compile"] else forward_pass
+        check_compile_mode(training["compile"], self.accumulate, "model: train_cfg")
+        mode = compile_mode(training["compile"])
+        self._forward_pass = torch.compile(forward_pass, mode=mode) if training["compile"] else forward_pass
         self.with_disparity_map = check_mapping(dict(test_cfg or {}), TEST_OPTIONS, "model: test_cfg")["disparity"]
         self.strict_load = strict_load
         self.generator = _built(generator, "generator")

@@ -23,7 +23,7 @@ from ifan_plugin.host.parts import BaseModel, build_loss, build_network, get_roo
 from ifan_plugin.inference import run_network
 from ifan_plugin.losses import DefocusLoss
 from ifan_plugin.models import ifan_options, memory, validation
-from ifan_plugin.models.training_step import TrainingStep, lay_out, loss_terms, parts_of
+from ifan_plugin.models.training_step import TrainingStep, compile_mode, lay_out, loss_terms, parts_of
 from ifan_plugin.pictures.kernels import FilterInspector
 from ifan_plugin.weights import official
 from ifan_plugin.weights.building import read_params
@@ -130,7 +130,7 @@ class IFANModel(BaseModel):
         if self.opt["dist"]:
             lay_out(step)
         if train_opt.get("compile"):
-            step.compile()
+            step.compile(mode=compile_mode(train_opt["compile"]))
             logger.info("The first iteration compiles the networks, which takes minutes, as does each new patch size.")
         self.step = self.model_to_device(step)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype is torch.float16)

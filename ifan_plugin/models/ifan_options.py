@@ -16,7 +16,7 @@ from ifan_plugin.data import progressive
 from ifan_plugin.host.optimizers import is_averaging, named
 from ifan_plugin.host.option_check import check_loss
 from ifan_plugin.models import evaluation_options
-from ifan_plugin.models.training_step import fill_reblurring
+from ifan_plugin.models.training_step import COMPILE_CHOICES, check_compile_mode, fill_reblurring
 from ifan_plugin.options.schema import Option, check_mapping
 from ifan_plugin.weights.building import build_on_meta, fill_from_checkpoint
 
@@ -50,7 +50,12 @@ TRAIN_OPTIONS = {
     "grad_clip": Option(float, None, minimum=0, help="largest norm of all gradients together"),
     "amp": Option(str, None, choices=("bf16", "fp16"), help="mixed precision of the forward pass"),
     "accumulate": Option(int, 1, minimum=1, help="parts that a batch is worked through in, for less memory"),
-    "compile": Option(bool, False, help="torch.compile of the networks; the first iteration takes minutes"),
+    "compile": Option(
+        (bool, str),
+        False,
+        choices=COMPILE_CHOICES,
+        help="torch.compile of the networks; the first iteration takes minutes; reduce-overhead: into CUDA graphs, too",
+    ),
 }
 
 _COMPARED: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None, str]] = {
@@ -175,6 +180,7 @@ def _check_recipe(train: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}: ema_decay: {train['optim_g']['type']} averages the weights itself; set it to 0")
     if train["compile"] and not can_compile():
         raise UserError(f"{where}: compile: needs a C++ compiler (apt-get install g++), and none is found here")
+    check_compile_mode(train["compile"], train["accumulate"], where)
 
 
 def _check_stages(data: Mapping[str, Any], is_ifan: bool, where: str) -> None:

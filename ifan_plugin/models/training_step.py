@@ -22,6 +22,9 @@ from ifan_plugin.weights.building import build_on_meta
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+COMPILE_CHOICES = (False, True, "reduce-overhead")
+"""What the option ``compile`` may be: no, yes, or a mode of :func:`torch.compile`."""
+
 
 def forward_pass(
     net_g: nn.Module,
@@ -129,6 +132,21 @@ def lay_out(module: nn.Module) -> None:
     for part in module.modules():
         if type(part) in (nn.Conv2d, nn.ConvTranspose2d):  # products with weights have gradients as the weights are
             part.to(memory_format=torch.channels_last)
+
+
+def compile_mode(choice: bool | str) -> str | None:
+    """The argument ``mode`` of :func:`torch.compile` for one of :data:`COMPILE_CHOICES`."""
+    return choice if isinstance(choice, str) else None
+
+
+def check_compile_mode(choice: bool | str, accumulate: int, where: str) -> None:
+    """UserError where the networks are to be CUDA graphs and a batch is worked through in parts: a graph writes its
+    gradients to the same memory each time, where those of the part before still are."""
+    if choice == "reduce-overhead" and accumulate > 1:
+        raise UserError(
+            f"{where}: compile: reduce-overhead doesn't go with accumulate: {accumulate}; set compile: true, or "
+            "accumulate: 1"
+        )
 
 
 def parts_of(size: int, parts: int) -> list[slice]:

@@ -97,7 +97,7 @@ def check_value(value: Any, option: Option, where: str) -> None:
             f"{where}: must be {_kind_name(option.kind)}, not {_describe(value)}{_quotes(value, option.kind)}"
         )
     if option.choices and not isinstance(value, (list, tuple)) and value not in option.choices:
-        listed = ", ".join(repr(c) for c in option.choices)
+        listed = ", ".join(str(c).lower() if isinstance(c, bool) else repr(c) for c in option.choices)  # as in YAML
         raise UserError(f"{where}: must be one of {listed}, not {value!r}; {nearest(value, option.choices)}")
     members = value if isinstance(value, (list, tuple)) else [value]
     for member in members:

@@ -17,6 +17,8 @@ import torch
 from gpu.device import ON_CUDA, needs_cuda
 from helpers import basicsr, python_path, write_options
 
+from ifan_plugin.models.ifan_options import can_compile
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="BasicSR isn't installed"),
@@ -74,6 +76,21 @@ def test_a_resumed_run_ends_with_the_same_bits(options: dict, tmp_path: Path, am
         one, other = weights(tmp_path / "whole", name), weights(tmp_path / "resumed", name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_networks_in_graphs_train_the_same(options: dict, tmp_path: Path) -> None:
+    """`compile: reduce-overhead`, which makes CUDA graphs of both passes, against no compiling; a validation between."""
+    if not can_compile():
+        pytest.skip("no C++ compiler")
+    on_the_device(options, total_iter=6)
+    for name, choice in (("eager", False), ("graphs", "reduce-overhead")):
+        (tmp_path / name).mkdir()
+        options["train"]["compile"] = choice
+        train(tmp_path / name, write_options(tmp_path / name, options))
+    for name in ("net_g_latest.pth", "net_r_latest.pth"):
+        one, other = weights(tmp_path / "eager", name), weights(tmp_path / "graphs", name)
+        for key in one:
+            torch.testing.assert_close(other[key], one[key], rtol=0, atol=1e-3)
 
 
 @needs_cuda

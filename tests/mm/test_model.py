@@ -62,6 +62,13 @@ def test_losses_are_the_papers():
     assert list(logged) == ["loss", *expected]
 
 
+def test_compiling_into_graphs_refuses_accumulation():
+    with pytest.raises(UserError, match="model: train_cfg: compile: reduce-overhead doesn't go with accumulate: 2"):
+        build(train_cfg={"compile": "reduce-overhead", "accumulate": 2})
+    with pytest.raises(UserError, match="model: train_cfg: compile: must be one of false, true, 'reduce-overhead'"):
+        build(train_cfg={"compile": "max"})
+
+
 def test_the_loss_of_the_predicted_biases():
     model = trained(filter_bias_loss={"type": "FilterBiasLoss", "loss_weight": 3.0, "margin": 0.0}).train()
     lq, samples = batch()

