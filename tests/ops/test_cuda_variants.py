@@ -113,9 +113,11 @@ def test_pairs_of_filters_that_begin_anywhere(shim: Shim, offset: int) -> None:
 @needs_compiler
 @pytest.mark.parametrize("case", [PLANES[0], TILES[0]], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
-@pytest.mark.parametrize(("moved", "shift"), [(0, 0), (1, 0), (2, 0), (0, 1)])
-def test_pairs_of_the_backward_need_words(shim: Shim, case: tuple, dtype: torch.dtype, moved: int, shift: int) -> None:
-    """Filters that begin between two words, and in float32 activations that do, are read one by one."""
+@pytest.mark.parametrize(
+    ("offset", "moved"), [(0, ""), (1, ""), (2, ""), (0, "grad"), (0, "x"), (0, "y"), (0, "steps")]
+)
+def test_pairs_of_the_backward_need_words(shim: Shim, case: tuple, dtype: torch.dtype, offset: int, moved: str) -> None:
+    """Where filters or saved steps begin between two words, or in float32 any activations, they are read one by one."""
     *shape, num_steps, taps = case
     device = LARGE if case in PLANES else too_small(tuple(shape), dtype)
     problem = Problem(num_steps, taps, device=device)
@@ -123,10 +125,10 @@ def test_pairs_of_the_backward_need_words(shim: Shim, case: tuple, dtype: torch.
     y, steps = shim.forward(x, filters, problem)
     want = shim.backward(grad, x, filters, y, steps, problem)
     assert shim.columns_at_once == 1
-    elsewhere = torch.zeros(filters.numel() + 8, dtype=dtype)[moved : moved + filters.numel()].view(filters.shape)
+    elsewhere = torch.zeros(filters.numel() + 8, dtype=dtype)[offset : offset + filters.numel()].view(filters.shape)
     elsewhere.copy_(filters)
-    got = shim.backward(grad, x, elsewhere, y, steps, replace(problem, variants="paired"), shift)
-    alone = moved % 2 == 1 or dtype == torch.float64 or (dtype == torch.float32 and shift % 2 == 1)
+    got = shim.backward(grad, x, elsewhere, y, steps, replace(problem, variants="paired"), moved)
+    alone = offset == 1 or dtype == torch.float64 or moved == "steps" or (dtype == torch.float32 and moved != "")
     assert shim.columns_at_once == (1 if alone else 2)
     assert all(map(same_bits, got, want))
 

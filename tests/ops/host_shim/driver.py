@@ -185,11 +185,13 @@ class Shim:
         return y.tensor, saved.tensor
 
     def backward(
-        self, grad: Tensor, x: Tensor, filters: Tensor, y: Tensor, steps: Tensor, problem: Problem, shift: int = 0
+        self, grad: Tensor, x: Tensor, filters: Tensor, y: Tensor, steps: Tensor, problem: Problem, moved: str = ""
     ) -> tuple[Tensor, Tensor]:
-        """`iac_backward`: the gradients of x and of the filters. `grad` lies `shift` elements past an aligned place."""
+        """`iac_backward`: the gradients of x and of the filters. `moved`: grad, x, y or steps, which then begins one
+        element past an aligned place."""
         weights, bias = _parts(filters, x.shape[1], problem)
-        buffers = [Fenced.holding(grad, shift), *(Fenced.holding(tensor) for tensor in (x, y, steps))]
+        given = {"grad": grad, "x": x, "y": y, "steps": steps}
+        buffers = [Fenced.holding(tensor, shift=int(name == moved)) for name, tensor in given.items()]
         into = [Fenced(x.shape, x.dtype), Fenced(filters.shape, x.dtype)]
         grad_weights, grad_bias = _parts(into[1].tensor, x.shape[1], problem)
         call = _call(x.shape, x.dtype, problem, weights.stride(0), bias.stride(0), grad_weights.stride(0))

@@ -103,7 +103,8 @@ Report backward(const Call& call, const void* grad, const void* x, const void* w
   const ifan::StepGradients<T> gradients{static_cast<T*>(grad_weights), static_cast<T*>(grad_bias),
                                          call.gradients_batch_stride};
   const bool pairs = ifan::backward_pairs_fit<T>(static_cast<const T*>(grad), static_cast<const T*>(x), filters,
-                                                 static_cast<const T*>(y), static_cast<const T*>(grad_x), gradients);
+                                                 static_cast<const T*>(y), static_cast<const A*>(steps),
+                                                 static_cast<const T*>(grad_x), gradients);
   const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, shape.num_steps, shape.taps,
                                               sizeof(A), device_of(call), variants_of(call), pairs);
   std::vector<A> scratch = scratch_of<A>(ifan::backward_scratch_planes(plan, shape.num_steps), call);

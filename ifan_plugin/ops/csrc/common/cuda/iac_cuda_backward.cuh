@@ -454,14 +454,14 @@ cudaError_t backward_as(const Plan& plan, const Shape& shape, const T* grad, con
   return cudaSuccess;
 }
 
-// Whether threads can work on two neighbouring columns. Where the activations are in float32, they are read in pairs as
-// the filters are.
+// Whether threads can work on two neighbouring columns. Activations in the accumulation type are read in pairs as the
+// filters are: the saved steps, and in float32 all of them.
 template <typename T>
-inline bool backward_pairs_fit(const T* grad, const T* x, const StepFilters<T>& filters, const T* y, const T* grad_x,
-                               const StepGradients<T>& gradients) {
-  const bool activations = pairs_fit(grad) && pairs_fit(x) && pairs_fit(y) && pairs_fit(grad_x);
+inline bool backward_pairs_fit(const T* grad, const T* x, const StepFilters<T>& filters, const T* y,
+                               const Acc<T>* steps, const T* grad_x, const StepGradients<T>& gradients) {
+  const bool ends = sizeof(T) == 2 || (pairs_fit(grad) && pairs_fit(x) && pairs_fit(y) && pairs_fit(grad_x));
   return sizeof(T) <= 4 && pairs_fit(filters) && pairs_fit(gradients.weights) && pairs_fit(gradients.bias) &&
-         gradients.batch_stride % 2 == 0 && (sizeof(T) == 2 || activations);
+         gradients.batch_stride % 2 == 0 && pairs_fit(steps) && ends;
 }
 
 template <typename T>

@@ -117,11 +117,19 @@ struct Fetched<T, 2> {
   }
 };
 
+// A GPU stops with an error at a word that doesn't begin at a multiple of its size. The host build notes it.
+#ifdef __CUDACC__
+__device__ inline void check_aligned(const void*, size_t) {}
+#else
+using shim::check_aligned;
+#endif
+
 // Columns of activations, `Columns` at once. Those in the accumulation type are aligned for it; x and y of a half type
 // needn't be.
 template <typename In, typename A, int Columns>
 __device__ inline void load_columns(const In* at, A (&into)[Columns]) {
   if constexpr (Columns == 2 && std::is_same_v<In, A>) {
+    check_aligned(at, sizeof(Pair<A>));
     const Pair<A> pair = *reinterpret_cast<const Pair<A>*>(at);
     into[0] = pair.first;
     into[1] = pair.second;
@@ -134,6 +142,7 @@ __device__ inline void load_columns(const In* at, A (&into)[Columns]) {
 template <typename Out, typename A, int Columns>
 __device__ inline void store_columns(Out* at, const A (&values)[Columns]) {
   if constexpr (Columns == 2 && std::is_same_v<Out, A>) {
+    check_aligned(at, sizeof(Pair<A>));
     *reinterpret_cast<Pair<A>*>(at) = {values[0], values[1]};
   } else {
 #pragma unroll

@@ -97,7 +97,7 @@ std::tuple<Tensor, Tensor> iac_backward_cuda(const Tensor& grad, const Tensor& x
     const ifan::StepGradients<T> gradients{weights, weights + shape.num_steps * shape.step_weights(),
                                            num_steps * (shape.step_weights() + shape.step_biases())};
     const bool pairs = ifan::backward_pairs_fit<T>(data_of<T>(grad), data_of<T>(x), first, data_of<T>(y),
-                                                   mutable_data_of<T>(grad_x), gradients);
+                                                   data_of<A>(steps), mutable_data_of<T>(grad_x), gradients);
     const ifan::Plan plan = ifan::plan_backward(shape.planes, shape.height, shape.width, num_steps, taps, sizeof(A),
                                                 current_limits(), current_variants(), pairs);
     const Tensor scratch = scratch_for(x, ifan::backward_scratch_planes(plan, num_steps), shape);
