@@ -221,14 +221,12 @@ def network(job, result):
         plain = None
         forms = [("plain", "fp32")] if size != "6000x4000" else []  # its filters alone take 23 GB, and copies of them
         forms += [("ours", precision) for precision in (("fp32", "bf16", "fp16") if on_gpu(job) else ("fp32", "bf16"))]
-        if on_gpu(job) and size != "6000x4000":  # larger than those that become graphs
-            forms += [(benchmark_restore.GRAPHS, precision) for precision in ("fp32", "fp16")]
         for form, precision in forms:
             where = network_job(job) | {"size": size, "contestant": form, "precision": precision}
             row = run(benchmark_restore.measure, where)
             plain = row if form == "plain" else plain
             differs = None
-            if form != "plain" and size == sizes[0] and "median" in row:
+            if form == "ours" and size == sizes[0] and "median" in row:
                 differs = run(benchmark_restore.difference, where).get("difference")
             spread = f"{row['spread']:.0%}" if "median" in row else ""
             rows.append(
@@ -292,7 +290,8 @@ def warm(job, result):
     rows = result.table("made by torch.compile", ("what", "s"))
     forms = [where | {"what": f"twin, {where['size']}, {where['pass']}"} for where in compiled_forms(job)]
     if on_gpu(job) and not job["quick"]:
-        forms = [{"what": "training, bf16"}, {"what": f"network, {NETWORK_SIZE}"}, *forms]
+        networks = [{"what": f"network, {NETWORK_SIZE}, {name}", "precision": name} for name in ("fp32", "fp16")]
+        forms = [{"what": "training, bf16", "precision": "bf16"}, *networks, *forms]
 
     def one(form):
         start = time.perf_counter()
@@ -317,12 +316,9 @@ def warm_one(job, result):
     """One of `warm`'s programs."""
     form = job["form"]
     brief = {"runs": 2, "budget": 0}
-    if form["what"].startswith("network"):
-        row = run(
-            benchmark_restore.measure, network_job(job) | brief | {"size": NETWORK_SIZE, "contestant": "ours+compile"}
-        )
-    elif form["what"].startswith("training"):
-        where = training_job(job) | brief | {"contestant": benchmark_restore.GRAPHS, "precision": "bf16"}
+    if "precision" in form:
+        of = training_job(job) if form["what"].startswith("training") else network_job(job) | {"size": NETWORK_SIZE}
+        where = of | brief | {"contestant": benchmark_restore.GRAPHS, "precision": form["precision"]}
         row = run(benchmark_restore.measure, where)
     else:
         row = run(benchmark_iac.measure, iac_job(job) | form | brief | {"contestant": "twin+compile"})
@@ -348,20 +344,25 @@ def compile(job, result):
     if job["quick"] and on_gpu(job):
         return
     size = NETWORK_SIZE if on_gpu(job) else "96x64"
-    rows = result.table("the network", ("size", "form", "ms", "faster", "compiled in, s", "difference"))
+    columns = ("size", "form", "ms", "faster than the first", "MiB", "all of it, s", "difference")
+    rows = result.table("the network", columns, ["graphs: torch.compile's mode reduce-overhead."])
+    graphs = benchmark_restore.GRAPHS
+    forms = [("plain", "fp32"), ("ours", "fp32"), (graphs, "fp32"), (graphs, "fp16")]
     base = None
-    for form in ("ours", "ours+compile"):
-        where = network_job(job) | {"size": size, "contestant": form}
+    for form, precision in forms if on_gpu(job) else [("ours", "fp32"), ("ours+compile", "fp32")]:
+        where = network_job(job) | {"size": size, "contestant": form, "precision": precision}
         start = time.perf_counter()
         row = run(benchmark_restore.measure, where)
         took = time.perf_counter() - start
         base = base or row
-        differs = run(benchmark_restore.difference, where).get("difference") if form != "ours" else None
+        differs = None if form in ("plain", "ours") else run(benchmark_restore.difference, where).get("difference")
         rows.append(
-            [size, form, ms(row), times(ratio(base, row)), f"{took:.0f}" if form != "ours" else None,
+            [size, f"{form}, {precision}", ms(row), times(ratio(base, row)), mib(row), f"{took:.0f}",
              f"{differs:.1e}" if differs is not None else None]
         )  # fmt: skip
         result.save()
+        if form == graphs:
+            network_bars(size, form, precision, ratio(base, row), row, result)
 
 
 def graphs(job, result):

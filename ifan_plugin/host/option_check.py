@@ -121,6 +121,13 @@ def _check_devices(options: Mapping[str, Any], where: str, distributed: bool) ->
             raise UserError(
                 f"{where}: num_gpu: {counted(asked, 'GPU')} asked for, {found}; set num_gpu to auto or {there}"
             )
+    count = there if asked == "auto" else asked
+    train = options.get("train")
+    if count > 1 and not distributed and isinstance(train, Mapping) and train.get("compile"):
+        raise UserError(  # one process's copies of a compiled module all call the first GPU's
+            f"{where}: train: compile: needs a process for each GPU (python -m torch.distributed.run "
+            f"--nproc_per_node={count} -m ifan_plugin train -opt {where} --launcher pytorch) or num_gpu: 1"
+        )
 
 
 def _check_network(network: Any, where: str, partial: bool) -> None:

@@ -34,7 +34,6 @@ def restore(
     arguments: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     runtime: str | None = None,
-    cuda_graph: bool = False,
 ) -> np.ndarray:
     """Restore one picture.
 
@@ -55,7 +54,7 @@ def restore(
             from `image`.
         arch: architecture; None: told by the checkpoint.
         device, param_key, arguments: as in :func:`ifan_plugin.weights.networks.load_network`.
-        precision, tile, ensemble, progress, cuda_graph: as in :func:`ifan_plugin.inference.run_network`.
+        precision, tile, ensemble, progress: as in :func:`ifan_plugin.inference.run_network`.
         runtime: as in :func:`ifan_plugin.export.runtimes.running_on`, which prepares a network for many pictures; None:
             torch, or what such a network was prepared for.
 
@@ -89,7 +88,7 @@ def restore(
     lq = stacked([filled(picture, alpha) for picture in pictures])
     restored = run_network(
         network.net, lq, tile=tile, ensemble=ensemble, views=network.views, precision=precision, progress=progress,
-        program=network.program, fixed=True, cuda_graph=cuda_graph,
+        program=network.program, fixed=True,
     )  # fmt: skip
     if not torch.isfinite(restored).all():  # rounded to levels it would be black, and look like a picture
         raise UserError(

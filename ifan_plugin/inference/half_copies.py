@@ -27,34 +27,24 @@ def serve(network: nn.Module, device: torch.device) -> bool:
     return device.type == "cuda" and bool(getattr(network, "half_precision", False))
 
 
-def stamp(network: nn.Module) -> list[Any]:
-    """Another one once a parameter or buffer was changed in place, replaced or moved (what is written through
-    ``parameter.data`` leaves no trace)."""
-    return [
-        (id(each), each.device, each.data_ptr(), 0 if each.is_inference() else each._version)
-        for each in (*network.parameters(), *network.buffers())
-    ]
-
-
-def is_watched(network: nn.Module) -> bool:
-    """Whether a module of `network` has hooks around its forward pass, which a copy hasn't."""
-    return any(module.__dict__.get(name) for module in network.modules() for name in _HOOKS)
-
-
 def of(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """`network` in evaluation mode with all its parameters in `dtype`, without its hooks.
 
-    Made once, and again where a parameter was changed since, as :func:`stamp` tells. Lives as long as `network`.
+    Made once, and again where a parameter was changed in place, replaced or moved since (what is written through
+    ``parameter.data`` leaves no trace). Lives as long as `network`.
     """
     with _lock:
-        now = stamp(network)
+        stamp = [
+            (id(each), each.device, each.data_ptr(), 0 if each.is_inference() else each._version)
+            for each in (*network.parameters(), *network.buffers())
+        ]
         held = _copies.setdefault(network, {})
-        if dtype not in held or held[dtype][0] != now:
+        if dtype not in held or held[dtype][0] != stamp:
             # What stands in the memo is taken for copied: hooks may hold what can't be, and belong to the original.
             memo: dict[int, Any] = {}
             for module in network.modules():
                 for name in _NOT_COPIED:
                     if name in module.__dict__:
                         memo[id(module.__dict__[name])] = type(module.__dict__[name])()
-            held[dtype] = now, deepcopy(network, memo).eval().to(dtype)
+            held[dtype] = stamp, deepcopy(network, memo).eval().to(dtype)
         return held[dtype][1]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ifan_plugin.common.errors import UserError
 from ifan_plugin.inference import half_copies, memory, tiles
 from ifan_plugin.inference.ensemble import transforms
-from ifan_plugin.inference.graphs import replays
 from ifan_plugin.ops.padding import pad_to_multiple
 
 logger = logging.getLogger("ifan_plugin")
@@ -38,7 +37,6 @@ def run_network(
     halo: int | str = "auto",
     program: nn.Module | None = None,
     fixed: bool = False,
-    cuda_graph: bool = False,
 ) -> Tensor:
     """Restore a picture in evaluation mode; the network's mode is put back afterwards.
 
@@ -65,8 +63,6 @@ def run_network(
         fixed: the weights seldom change, so on a GPU a copy of the network in a half type is made and kept for later
             calls, where it says that this serves (its attribute ``half_precision``): see
             :mod:`ifan_plugin.inference.half_copies`.
-        cuda_graph: from the second picture of one size on the network is a CUDA graph
-            (:mod:`ifan_plugin.inference.graphs`): worth it for many small ones, on a GPU.
 
     Returns:
         The restored picture [B, 3, H, W], clipped to [0, 1], on the device of `lq`.
@@ -77,9 +73,6 @@ def run_network(
     tile = checked_tile(tile)
     _check_halo(halo)
     run = _Runner(network, lq, multiple or int(getattr(network, "multiple_of", 1)), precision, program, fixed)
-    if cuda_graph and (run.device.type != "cuda" or program is not None):
-        raise UserError(f"cuda_graph: needs the network itself on a GPU, and it is {program or run.device}")
-    run.replays = cuda_graph
     members = transforms(views) if ensemble else transforms(views)[:1]
     if 3 * len(views) != lq.shape[1] and ensemble:
         raise UserError(f"views: {', '.join(views)} are {3 * len(views)} channels, and lq has {lq.shape[1]}")
@@ -128,22 +121,12 @@ class _Runner:
             self.half = PRECISIONS[precision]
         if self.half is not None:
             self.compute = half_copies.of(network, self.half)
-        self.replays = False
 
     def __call__(self, lq: Tensor) -> Tensor:
-        return self._run(lq, self.compute)
-
-    def _in_earnest(self, lq: Tensor) -> Tensor:
-        """The same of what is to be kept, not of what only measures."""
-        if not self.replays:
-            return self(lq)
-        return self._run(lq, lambda picture: replays.run(self.network, self.compute, picture))
-
-    def _run(self, lq: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         height, width = lq.shape[-2:]
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype) if dtype and self.half is None else nullcontext():
-            restored = compute(pad_to_multiple(lq.to(self.device, self.half), self.multiple))
+            restored = self.compute(pad_to_multiple(lq.to(self.device, self.half), self.multiple))
         restored = restored[..., :height, :width].clamp(0, 1)
         return (restored.float() if dtype else restored).to(lq.device)
 
@@ -151,7 +134,7 @@ class _Runner:
         """One picture, whole or by tiles."""
         height, width = lq.shape[-2:]
         if tile is None or (tile >= max(height, width) if isinstance(tile, int) else self._fits(lq)):
-            whole = tiles.run_or_none(self._in_earnest, lq)
+            whole = tiles.run_or_none(self, lq)
             if whole is not None:
                 report(1, 1)
                 return whole
@@ -173,9 +156,7 @@ class _Runner:
             if isinstance(tile, int):
                 side = self._lengthened(lq, side, width)
                 self._tell_cost(lq, side, width)
-            tiling = tiles.Tiling(
-                self._in_earnest, lq, self.step, side, width, compared=compared, limit=limit, report=report
-            )
+            tiling = tiles.Tiling(self, lq, self.step, side, width, compared=compared, limit=limit, report=report)
             try:
                 restored = tiling.restored()
             except tiles.HaloTooNarrowError as error:

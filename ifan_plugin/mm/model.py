@@ -131,6 +131,7 @@ class IFANRestorer(BaseModel):
         training = check_mapping(dict(train_cfg or {}), TRAIN_OPTIONS, "model: train_cfg")
         self.accumulate: int = training["accumulate"]
         check_compile_mode(training["compile"], self.accumulate, "model: train_cfg")
+        self.compiles: bool | str = training["compile"]
         mode = compile_mode(training["compile"])
         self._forward_pass = torch.compile(forward_pass, mode=mode) if training["compile"] else forward_pass
         self.with_disparity_map = check_mapping(dict(test_cfg or {}), TEST_OPTIONS, "model: test_cfg")["disparity"]

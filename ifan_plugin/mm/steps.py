@@ -12,7 +12,7 @@ from torch import Tensor
 from ifan_plugin.common.errors import UserError
 from ifan_plugin.common.machine import is_out_of_memory
 from ifan_plugin.models import memory
-from ifan_plugin.models.training_step import parts_of
+from ifan_plugin.models.training_step import accumulation_key, check_compile_mode, parts_of
 
 
 def train_step(model: Any, core: Any, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def train_step(model: Any, core: Any, data: Any, optim_wrapper: Any) -> dict[str
 
     Args:
         model: what is called: ``core``, or the wrapper around it.
-        core: has ``accumulate``, ``data_preprocessor`` and ``parse_losses``.
+        core: has ``accumulate``, ``compiles``, ``data_preprocessor`` and ``parse_losses``.
         data: a batch as the loader gives it.
         optim_wrapper: mmengine's.
 
@@ -28,8 +28,10 @@ def train_step(model: Any, core: Any, data: Any, optim_wrapper: Any) -> dict[str
         The losses for the log, as means over the batch.
 
     Raises:
-        UserError: out of memory; the message says what would fit.
+        UserError: out of memory; the message says what would fit. Or accumulation and CUDA graphs at once.
     """
+    counts = getattr(optim_wrapper, "_accumulative_counts", 1)
+    check_compile_mode(core.compiles, counts, "model: train_cfg", "optim_wrapper: accumulative_counts")
     with optim_wrapper.optim_context(model):
         data = core.data_preprocessor(data, True)
     try:
@@ -79,7 +81,8 @@ def _out_of_memory(core: Any, data: Mapping[str, Any], optim_wrapper: Any) -> Us
     at_once = -(-size // core.accumulate)
     fits = memory.what_fits(passes, optim_wrapper.optimizer, at_once, device)
     with_precision = type(optim_wrapper).__name__ == "OptimWrapper"
-    keys = ("train_dataloader: batch_size", "model: train_cfg: accumulate", "--amp", "--resume")
+    accumulation = f"model: train_cfg: {accumulation_key(core.compiles)}"
+    keys = ("train_dataloader: batch_size", accumulation, "--amp", "--resume")
     return UserError(
         memory.told(
             "training", size, tuple(data["inputs"].shape[2:]), core.accumulate, fits, keys,

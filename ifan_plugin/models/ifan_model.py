@@ -23,7 +23,14 @@ from ifan_plugin.host.parts import BaseModel, build_loss, build_network, get_roo
 from ifan_plugin.inference import run_network
 from ifan_plugin.losses import DefocusLoss
 from ifan_plugin.models import ifan_options, memory, validation
-from ifan_plugin.models.training_step import TrainingStep, compile_mode, lay_out, loss_terms, parts_of
+from ifan_plugin.models.training_step import (
+    TrainingStep,
+    accumulation_key,
+    compile_mode,
+    lay_out,
+    loss_terms,
+    parts_of,
+)
 from ifan_plugin.pictures.kernels import FilterInspector
 from ifan_plugin.weights import official
 from ifan_plugin.weights.building import read_params
@@ -249,12 +256,13 @@ class IFANModel(BaseModel):
     def _out_of_memory(self, current_iter: int) -> UserError:
         """What to say, and how many samples would fit: as many as do when they are tried."""
         parts = self.opt["train"].get("accumulate", 1)
+        accumulation = f"train: {accumulation_key(self.opt['train'].get('compile', False))}"
         at_once = -(-len(self.lq) // parts)
         fits = memory.what_fits(lambda samples: self._gradients(samples), self.optimizer_g, at_once, self.device)
         return UserError(
             memory.told(
                 f"iteration {current_iter}", len(self.lq), tuple(self.lq.shape[2:]), parts, fits,
-                ("datasets: train: batch_size_per_gpu", "train: accumulate", "train: amp: bf16", "--auto_resume"),
+                ("datasets: train: batch_size_per_gpu", accumulation, "train: amp: bf16", "--auto_resume"),
                 with_precision=not self.opt["train"].get("amp"),
             )
         )  # fmt: skip

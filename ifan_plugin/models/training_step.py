@@ -139,13 +139,17 @@ def compile_mode(choice: bool | str) -> str | None:
     return choice if isinstance(choice, str) else None
 
 
-def check_compile_mode(choice: bool | str, accumulate: int, where: str) -> None:
-    """UserError where the networks are to be CUDA graphs and a batch is worked through in parts: a graph writes its
-    gradients to the same memory each time, where those of the part before still are."""
+def accumulation_key(choice: bool | str) -> str:
+    """What is to be set, to a number, for gradients to be accumulated."""
+    return "compile to true and accumulate" if choice == "reduce-overhead" else "accumulate"
+
+
+def check_compile_mode(choice: bool | str, accumulate: int, where: str, key: str = "accumulate") -> None:
+    """UserError where the networks are to be CUDA graphs and `key` says that gradients are accumulated: a graph writes
+    its gradients to the same memory each time, where those of the part before still are."""
     if choice == "reduce-overhead" and accumulate > 1:
         raise UserError(
-            f"{where}: compile: reduce-overhead doesn't go with accumulate: {accumulate}; set compile: true, or "
-            "accumulate: 1"
+            f"{where}: compile: reduce-overhead doesn't go with {key}: {accumulate}; set compile: true, or {key}: 1"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -167,44 +166,6 @@ def test_a_network_in_a_graph() -> None:
         still.copy_(lq)
         graph.replay()
         torch.testing.assert_close(found, network(lq), rtol=0, atol=1e-5)
-
-
-@needs_cuda
-@pytest.mark.parametrize("precision", list(PRECISIONS))
-def test_pictures_of_one_size_by_a_kept_graph(precision: str) -> None:
-    """The graph of the second picture is used for those after it, made anew for another size and other weights."""
-    network = network_of(width=16, num_steps=4).to(DEVICE)
-    sizes = [(96, 120)] * 4 + [(80, 64)] * 3 + [(96, 120)] * 2
-    for number, (height, width) in enumerate(sizes):
-        lq = example_picture(3, height, width).roll(number, 3)
-        want = run_network(network, lq, precision=precision, fixed=True)
-        got = run_network(network, lq, precision=precision, fixed=True, cuda_graph=True)
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
-    with torch.no_grad():
-        network.reconstructor.to_image[0].weight.mul_(0.5)
-    for _ in range(3):
-        want = run_network(network, lq, precision=precision, fixed=True)
-        got = run_network(network, lq, precision=precision, fixed=True, cuda_graph=True)
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
-
-
-@needs_cuda
-def test_tiles_of_one_size_by_a_graph() -> None:
-    network = network_of(width=16, num_steps=4).to(DEVICE)
-    lq = example_picture(3, 400, 520)
-    want = run_network(network, lq, tile=64)
-    torch.testing.assert_close(run_network(network, lq, tile=64, cuda_graph=True), want, rtol=0, atol=1e-5)
-
-
-@needs_cuda
-def test_graphs_of_several_threads() -> None:
-    network = network_of(width=16, num_steps=4).to(DEVICE)
-    pictures = [example_picture(3, 96, 120).roll(number, 3) for number in range(8)]
-    wanted = [run_network(network, lq) for lq in pictures]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda lq: run_network(network, lq, cuda_graph=True), pictures * 3))
-    for got, want in zip(found, wanted * 3, strict=True):
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
 @needs_cuda

@@ -84,6 +84,12 @@ def require(name):
         pytest.skip("no C++ compiler")
 
 
+def test_graphs_refuse_gradients_of_several_iterations(dpdd, tmp_path):
+    changes = {"model.train_cfg": {"compile": "reduce-overhead"}, "optim_wrapper.accumulative_counts": 5}
+    with pytest.raises(UserError, match="reduce-overhead doesn't go with optim_wrapper: accumulative_counts: 5; set"):
+        run(config_of(dpdd, tmp_path, changes))
+
+
 def assert_same_end(one, other):
     for key in ("state_dict", "trained"):
         torch.testing.assert_close(dict(one.get(key, {})), dict(other.get(key, {})), rtol=0, atol=0)

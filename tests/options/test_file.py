@@ -372,6 +372,20 @@ def test_no_seed_is_seed_zero_and_ranks_may_see_fewer_gpus(options, monkeypatch)
         option_check.check(options, "f", is_train=True)
 
 
+@pytest.mark.parametrize("asked", [2, "auto"])
+def test_a_compiled_training_on_two_gpus_wants_two_processes(options, monkeypatch, asked):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    options["num_gpu"] = asked
+    options["train"]["compile"] = True
+    with pytest.raises(
+        UserError, match=r"train: compile: needs a process for each GPU .*--nproc_per_node=2 .*num_gpu: 1"
+    ):
+        option_check.check(copy.deepcopy(options), "f", is_train=True)
+    option_check.check(copy.deepcopy(options), "f", is_train=True, distributed=True)
+    options["num_gpu"] = 1
+    option_check.check(options, "f", is_train=True)
+
+
 # --- the files we ship -----------------------------------------------------------------------------------------------
 
 # Those of benchmarks have keys of their own: tests/benchmark/test_options.py.
