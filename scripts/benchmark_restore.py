@@ -302,7 +302,7 @@ def difference(job):
     results = []
     for form in ({"contestant": "plain", "precision": "fp32"}, {}):
         net, once = restoring(job | form)
-        net.train()  # the result isn't clipped then; nothing else changes
+        net.train(job["device"] != "cuda")  # the result isn't clipped then; nothing else changes
         for _ in range(3 if (job | form)["contestant"] == GRAPHS else 1):  # the first two aren't replays
             found = once()
         results.append(found.float().cpu())

@@ -84,6 +84,16 @@ __device__ inline void backward_tile_of_three(const Tile& tile, const Shape& sha
     }
   };
 
+  const auto store_products = [&](const One(&filter)[3], const A(&by)[Columns], A* into, int plane) {
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      A product[Columns];
+#pragma unroll
+      for (int c = 0; c < Columns; ++c) product[c] = filter[j][c] * by[c];
+      store_columns(into + j * plane, product);
+    }
+  };
+
   // The halo needs h only for the sake of its neighbours' gt, and v only for that of grad_e and t.
   One first_h[3];
   fetch(filters.h, top, left, top < high_bottom && left < wide_right, first_h);
@@ -99,14 +109,7 @@ __device__ inline void backward_tile_of_three(const Tile& tile, const Shape& sha
       }
       A gu[Columns];
       upstream(y, x, gu);
-      A* into = hg + (y - high_top) * pitch + x - wide_left;
-#pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        A product[Columns];
-#pragma unroll
-        for (int c = 0; c < Columns; ++c) product[c] = h[j][c] * gu[c];
-        store_columns(into + j * hg_plane, product);
-      }
+      store_products(h, gu, hg + (y - high_top) * pitch + x - wide_left, hg_plane);
     }
   }
   __syncthreads();
@@ -127,14 +130,7 @@ __device__ inline void backward_tile_of_three(const Tile& tile, const Shape& sha
       if (own_column) {
         const int high_row = y - high_top;
         gather_columns(hg + high_row * pitch + x - wide_left, hg_plane, x == 0, x + Columns == width, gt);
-        A* into = vg + high_row * columns + x - tile.left;
-#pragma unroll
-        for (int j = 0; j < 3; ++j) {
-          A product[Columns];
-#pragma unroll
-          for (int c = 0; c < Columns; ++c) product[c] = v[j][c] * gt[c];
-          store_columns(into + j * vg_plane, product);
-        }
+        store_products(v, gt, vg + high_row * columns + x - tile.left, vg_plane);
       }
       if (!own_row) continue;
       A t[Columns];
@@ -157,14 +153,10 @@ __device__ inline void backward_tile_of_three(const Tile& tile, const Shape& sha
 
   for (int y = tile.top + static_cast<int>(threadIdx.y); y < tile.bottom; y += down) {
     for (int x = tile.left + static_cast<int>(threadIdx.x) * Columns; x < tile.right; x += right) {
-      A gu[Columns], own[Columns], around[Columns + 2], grad_e[Columns];
+      A gu[Columns], around[Columns + 2], grad_e[Columns];
       upstream(y, x, gu);
       const A* t_here = t_tile + (y - tile.top) * pitch + x - wide_left;
-      load_columns(t_here, own);
-      around[0] = t_here[x > 0 ? -1 : 0];
-#pragma unroll
-      for (int c = 0; c < Columns; ++c) around[c + 1] = own[c];
-      around[Columns + 1] = t_here[x + Columns < width ? Columns : Columns - 1];
+      load_with_neighbours<Columns>(t_here, x == 0, x + Columns >= width, around);
       store_once_columns(gradients.b + offset(y, x), gu);
       T* grad_h = gradients.h + offset(y, x);
       if (!isotropic) {
@@ -205,8 +197,7 @@ __device__ inline void backward_tile_of_any(const Tile& tile, const Shape& shape
                                             const PlaneGradients<T>& gradients, Acc<T>* shared, Input input,
                                             Upstream upstream, Downstream downstream, Ready ready) {
   using A = Acc<T>;
-  const TapCount<0> taps{shape.taps};
-  const int k = taps.count(), p = taps.half();
+  const int k = shape.taps, p = k / 2;
   const int height = shape.height, width = shape.width;
   const int64_t pixels = shape.pixels();
   const bool isotropic = shape.isotropic;
@@ -233,7 +224,7 @@ __device__ inline void backward_tile_of_any(const Tile& tile, const Shape& shape
     return gu[0];
   };
   const auto gradient_of_t = [&](int y, int x) {
-    return gather<A>(x, width, taps, [&](int s, int j) { return hg_at(j, y, s); });
+    return gather<A>(x, width, k, [&](int s, int j) { return hg_at(j, y, s); });
   };
   const int tx = static_cast<int>(threadIdx.x), ty = static_cast<int>(threadIdx.y);
   const int bx = static_cast<int>(blockDim.x), by = static_cast<int>(blockDim.y);
@@ -287,7 +278,7 @@ __device__ inline void backward_tile_of_any(const Tile& tile, const Shape& shape
           store_once(grad_h + j * pixels, narrow<T>(along_row));
         }
       }
-      const A grad_e[1] = {gather<A>(y, height, taps, [&](int s, int j) { return vg_at(j, s, x); })};
+      const A grad_e[1] = {gather<A>(y, height, k, [&](int s, int j) { return vg_at(j, s, x); })};
       downstream(y, x, grad_e);
     }
   }

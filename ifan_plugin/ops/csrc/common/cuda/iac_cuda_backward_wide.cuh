@@ -34,8 +34,8 @@ __device__ inline PlaneGradients<T> plane_gradients(const StepGradients<T>& step
 // The transpose of a replicated filter along one axis, at position `at`: the sum of product(s, j) over all (s, j)
 // with clamp(s + j - p, 0, size - 1) = at. The first and last position also get what was read past the edge.
 template <typename A, typename Product>
-__device__ inline A gather(int at, int size, const TapCount<0>& taps, Product product) {
-  const int k = taps.count(), p = taps.half();
+__device__ inline A gather(int at, int size, int k, Product product) {
+  const int p = k / 2;
   A sum = 0;
   for (int j = 0; j < k; ++j) {
     const int s = at + p - j;
@@ -146,13 +146,13 @@ __global__ void __launch_bounds__(kWideThreads)
   wait_for_previous_launch();
   const Pixel pixel = pixel_of_thread(cut, shape);
   if (pixel.y < 0) return;
-  const TapCount<0> taps{shape.taps};
+  const int taps = shape.taps;
   const int64_t pixels = shape.pixels(), start = pixel.plane * pixels;
   const PlaneFilters<T> plane = plane_filters(filters, shape, cut.first_plane + pixel.plane);
   const auto offset = [&](int y, int x) { return static_cast<int64_t>(y) * shape.width + x; };
   A sum = 0;
-  for (int j = 0; j < taps.count(); ++j) {
-    const int y = clamp_index(pixel.y + j - taps.half(), shape.height);
+  for (int j = 0; j < taps; ++j) {
+    const int y = clamp_index(pixel.y + j - taps / 2, shape.height);
     sum += widen(plane.v[j * pixels + offset(pixel.y, pixel.x)]) * data.read_input(start + offset(y, pixel.x));
   }
   t[start + offset(pixel.y, pixel.x)] = sum;
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kWideThreads)
   wait_for_previous_launch();
   const Pixel pixel = pixel_of_thread(cut, shape);
   if (pixel.y < 0) return;
-  const TapCount<0> taps{shape.taps};
+  const int taps = shape.taps;
   const int64_t pixels = shape.pixels(), start = pixel.plane * pixels;
   const int64_t plane_index = cut.first_plane + pixel.plane;
   const PlaneFilters<T> plane = plane_filters(filters, shape, plane_index);
@@ -179,8 +179,8 @@ __global__ void __launch_bounds__(kWideThreads)
   const int64_t here = offset(pixel.y, pixel.x);
   const A gu = data.read_upstream(start + here), gt_here = gt[start + here];
   into.b[here] = narrow<T>(gu);
-  for (int j = 0; j < taps.count(); ++j) {
-    const int shift = j - taps.half();
+  for (int j = 0; j < taps; ++j) {
+    const int shift = j - taps / 2;
     const A row = gu * t[start + offset(pixel.y, clamp_index(pixel.x + shift, shape.width))];
     const A column = gt_here * data.read_input(start + offset(clamp_index(pixel.y + shift, shape.height), pixel.x));
     into.v[j * pixels + here] = narrow<T>(shape.isotropic ? column + row : column);

@@ -175,6 +175,17 @@ __device__ inline void store_once_columns(T* at, const Acc<T> (&values)[Columns]
   }
 }
 
+// A row of t at `Columns` neighbours and one more on each side; at the plane's edges that is the outermost one itself.
+template <int Columns, typename A>
+__device__ inline void load_with_neighbours(const A* here, bool first, bool last, A (&around)[Columns + 2]) {
+  A own[Columns];
+  load_columns(here, own);
+  around[0] = here[first ? 0 : -1];
+#pragma unroll
+  for (int c = 0; c < Columns; ++c) around[c + 1] = own[c];
+  around[Columns + 1] = here[last ? Columns - 1 : Columns];
+}
+
 // Filled with whatever was there: nothing may be read from it before it was written.
 template <typename A>
 __device__ inline A* dynamic_shared() {
@@ -197,14 +208,6 @@ __device__ inline T* further(T* at, int64_t bytes) {
   using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
   return reinterpret_cast<T*>(reinterpret_cast<Byte*>(at) + bytes);
 }
-
-// Taps > 0: known to the compiler, which then unrolls; 0: `taps`, at run time.
-template <int Taps>
-struct TapCount {
-  int taps;
-  __device__ int count() const { return Taps > 0 ? Taps : taps; }
-  __device__ int half() const { return count() / 2; }
-};
 
 // One step's filters. `iac` points into its filters tensor, `iac_step` has the biases in another one.
 template <typename T>

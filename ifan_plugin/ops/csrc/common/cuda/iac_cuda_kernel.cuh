@@ -95,13 +95,8 @@ __device__ inline void forward_tile_of_three(const Tile& tile, const Shape& shap
     for (int i = 0; i < Rows; ++i) {
       const int y = top + i * stride;
       if (y >= bottom) continue;
-      const A* here = t_tile + shared_at(y, x);
-      A own[Columns], around[Columns + 2], result[Columns];
-      load_columns(here, own);
-      around[0] = here[x > 0 ? -1 : 0];
-#pragma unroll
-      for (int c = 0; c < Columns; ++c) around[c + 1] = own[c];
-      around[Columns + 1] = here[x + Columns < width ? Columns : Columns - 1];
+      A around[Columns + 2], result[Columns];
+      load_with_neighbours<Columns>(t_tile + shared_at(y, x), x == 0, x + Columns >= width, around);
 #pragma unroll
       for (int c = 0; c < Columns; ++c) {
         A sum = 0;
