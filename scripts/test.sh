@@ -32,25 +32,54 @@ lint-imports --no-logo
 mypy
 
 echo "== test"
-marks=()
+# The slow tests train and measure, each with all cores; of the default ones as many folders run at once as there are
+# cores, with a thread each: threads that wait for one another spin, and two such runs would slow each other down.
+marks="not slow"
+jobs=$(python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 if [ "${1:-}" = "--all" ]; then
     shift
     # MMagic in an environment of its own, beside .venv; without it its tests skip themselves and say so.
     ./scripts/mmagic_env.sh || echo "test.sh: MMagic's environment couldn't be made; its tests will be skipped"
-    marks=(-m "slow or not slow")
+    marks="slow or not slow"
+    jobs=1
 fi
 if [ $# -gt 0 ]; then
-    exec python -m pytest "${marks[@]}" "$@"
+    exec python -m pytest -m "$marks" "$@"
 fi
+[ "$jobs" -eq 1 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 # Each folder in a process of its own: what crashes in compiled code is named and the rest still runs, and nothing that
-# one leaves behind in its process reaches another.
-failed=()
+# one leaves behind in its process reaches another. Several at once are told in a line each; what failed, in full.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+run_part() {
+    local log="$logs/${1//\//_}" status=0
+    if [ "$jobs" -eq 1 ]; then
+        python -m pytest -m "$marks" "$1" || status=$?
+    else
+        python -m pytest -m "$marks" "$1" >"$log.log" 2>&1 || status=$?
+        echo "$1: $(tail -n 1 "$log.log" | sed 's/^=* *//; s/ *=*$//')"
+    fi
+    [ $status -eq 0 ] || [ $status -eq 5 ] || echo "$1 (exit $status)" >"$log.failed" # 5: all of them are slow ones
+}
+export -f run_part
+export jobs logs marks
 for part in tests/test_*.py "tests/"*/; do
-    find "$part" -name 'test_*.py' | grep -q . || continue
-    status=0
-    python -m pytest "${marks[@]}" "$part" || status=$?
-    [ $status -eq 0 ] || [ $status -eq 5 ] || failed+=("$part (exit $status)")  # 5: all of them are slow ones
+    ! find "$part" -name 'test_*.py' | grep -q . || printf '%s\0' "${part%/}"
+done | xargs -0 -n 1 -P "$jobs" bash -c 'run_part "$1"' run_part
+
+if [ "$jobs" -gt 1 ]; then
+    echo "== skipped, and why"
+    cat "$logs"/*.log | grep '^SKIPPED' | sort -u || echo "nothing"
+fi
+failed=()
+for mark in "$logs"/*.failed; do
+    [ -e "$mark" ] || continue
+    failed+=("$(cat "$mark")")
+    if [ "$jobs" -gt 1 ]; then
+        echo "== failed: $(cat "$mark")"
+        cat "${mark%.failed}.log"
+    fi
 done
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'test.sh: failed: %s\n' "${failed[@]}"
