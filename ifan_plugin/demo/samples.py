@@ -87,7 +87,7 @@ def find_samples(folder: Path | None, limits: Limits) -> Samples:
         readable = _readable([Sample(path.stem, path) for path in found], limits)
         if not readable:
             raise UserError(f"--samples {folder}: no picture in it can be used; valid: {limits.described()}")
-        return _samples(readable, f"Pictures in {folder}.")
+        return _samples(readable, f"Pictures in {folder.resolve().name or folder}.")
     blurred = QUICKSTART / "test_c" / "source"
     if blurred.is_dir():
         members = []

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ifan_plugin import zoo
 from ifan_plugin.common.errors import UserError
 from ifan_plugin.demo.pictures import as_rgb, blended
 from ifan_plugin.images.transparency import filled, with_hidden
@@ -157,12 +158,15 @@ class Worker:
 
 
 def iterations(path: Path | None) -> int | None:
-    """How long a checkpoint was trained, as far as BasicSR's naming of files tells; None: unknown.
+    """How long a checkpoint was trained, as far as its metadata or BasicSR's naming of files tells; None: unknown.
 
     ``net_g_latest.pth`` counts as the checkpoint beside it whose bytes are the same.
     """
     if path is None:
         return None
+    if path.suffix == ".safetensors":
+        said = zoo.metadata(path).get("iterations", "")
+        return int(said) if re.fullmatch("[0-9]{1,12}", said) else None
     numbered = re.compile(r"net_g_(\d+)\.pth")
     found = numbered.fullmatch(path.name)
     if found:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from ifan_plugin import zoo
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
 from ifan_plugin.common.errors import UserError
@@ -117,6 +119,7 @@ class TestSamples:
         (tmp_path / "notes.txt").write_text("no picture")
         with caplog.at_level(logging.WARNING, logger="ifan_plugin"):
             found = samples.find_samples(tmp_path, LIMITS)
+        assert found.origin == f"Pictures in {tmp_path.name}.", "where the folder lies is nobody's business"
         assert [sample.name for sample in found.members] == ["a", "b ü"]
         assert [picture.shape for picture in found.thumbnails] == [(30, 20, 3), (20, 30, 3)]
         photo, truth = found.members[1].read(LIMITS)
@@ -230,6 +233,12 @@ class TestWorker:
         assert iterations(tmp_path / "net_g_latest.pth") is None
         assert iterations(tmp_path / "IFAN.pytorch") is None
         assert iterations(None) is None
+
+    def test_how_long_weights_were_trained_by_their_own_words(self, tmp_path):
+        for said, known in (({"iterations": "1800"}, 1800), ({"iterations": "1" * 5000}, None), ({}, None)):
+            save_file({"a": torch.zeros(1)}, tmp_path / "net_g_600.safetensors", said)
+            assert iterations(tmp_path / "net_g_600.safetensors") == known
+        assert iterations(zoo.find().path) > 10_000
 
     def test_psnr(self):
         assert psnr(np.full((2, 2, 3), 0.6), np.full((2, 2, 3), 0.5)) == pytest.approx(20)
