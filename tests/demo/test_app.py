@@ -86,8 +86,12 @@ def start(folder: Path, *arguments: object) -> Served:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "ifan_plugin", "demo", *map(str, arguments)]
     # Standard error into a file: a pipe that nobody reads would stop the process once it is full.
-    with (folder / "errors.txt").open("w") as errors:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with (folder / "errors.txt").open("w") as errors:
+            process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -114,7 +118,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, net: IFAN) -> Iterator[Serv
     )  # fmt: skip
     yield found
     if found.process.poll() is None:  # its last test ends it
-        found.process.terminate()  # SIGINT is ignored where tests run in the background of a script
+        found.process.terminate()
         found.process.wait(60)
 
 

@@ -49,7 +49,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )  # fmt: skip
     yield found
     if found.process.poll() is None:
-        found.process.terminate()  # SIGINT is ignored where tests run in the background of a script
+        found.process.terminate()
     found.process.wait(60)
     assert "/ifan_plugin/" not in (folder / "errors.txt").read_text(), "gradio's own refusals are none of ours"
 
