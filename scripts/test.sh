@@ -35,7 +35,7 @@ echo "== test"
 # The slow tests train and measure, each with all cores; of the default ones as many folders run at once as there are
 # cores, with a thread each: threads that wait for one another spin, and two such runs would slow each other down.
 marks="not slow"
-jobs=$(python -c 'import os; print(min(os.cpu_count() or 1, 4))')
+jobs=$(python -c 'from ifan_plugin.common.machine import usable_cores; print(min(usable_cores(), 4))')
 if [ "${1:-}" = "--all" ]; then
     shift
     # MMagic in an environment of its own, beside .venv; without it its tests skip themselves and say so.

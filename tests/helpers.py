@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,16 @@ import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def ctrl_c_heard() -> Iterator[None]:
+    """SIGINT interrupts this process, and those that it starts within: a job in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def write_dpdd(root: Path, scenes: dict[str, int], height: int = 48, width: int = 64, seed: int = 0) -> Path:

@@ -158,15 +158,15 @@ class Worker:
 
 
 def iterations(path: Path | None) -> int | None:
-    """How long a checkpoint was trained, as far as its metadata or BasicSR's naming of files tells; None: unknown.
+    """How long a checkpoint was trained, as far as BasicSR's naming of files or the package's own tells; None: unknown.
 
     ``net_g_latest.pth`` counts as the checkpoint beside it whose bytes are the same.
     """
     if path is None:
         return None
-    if path.suffix == ".safetensors":
-        said = zoo.metadata(path).get("iterations", "")
-        return int(said) if re.fullmatch("[0-9]{1,12}", said) else None
+    for shipped in zoo.networks().values():
+        if shipped.path == path:
+            return int(shipped.metadata["iterations"])
     numbered = re.compile(r"net_g_(\d+)\.pth")
     found = numbered.fullmatch(path.name)
     if found:

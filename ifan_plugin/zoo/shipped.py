@@ -47,14 +47,14 @@ class Shipped:
 
 def networks() -> dict[str, Shipped]:
     """Name -> network, for all that ship with the package."""
-    return {path.stem: Shipped(path.stem, path, metadata(path)) for path in sorted(FOLDER.glob("*.safetensors"))}
+    return {path.stem: Shipped(path.stem, path, _metadata(path)) for path in sorted(FOLDER.glob("*.safetensors"))}
 
 
 def find(name: str = DEFAULT) -> Shipped | None:
     """The network of that name; None where there is none."""
     path = FOLDER / f"{name}.safetensors"
     plain = Path(name).name == name and not name.startswith(".")
-    return Shipped(name, path, metadata(path)) if plain and path.is_file() else None
+    return Shipped(name, path, _metadata(path)) if plain and path.is_file() else None
 
 
 def located(path: str | Path) -> str | Path:
@@ -78,9 +78,9 @@ def not_found(path: str | Path) -> str:
     return f"file not found: {path}; {LOOKED}"
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; see :class:`Shipped`. The file must be a valid one."""
-    with path.open("rb") as file:  # JSON behind its length in eight bytes
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file: JSON behind its length in eight bytes."""
+    with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(min(length, _LARGEST_HEADER)))
     return dict(header.get("__metadata__", {}))

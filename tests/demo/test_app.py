@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, ctrl_c_heard
 from PIL import Image
 
 from ifan_plugin.archs.ifan_arch import IFAN
@@ -86,12 +86,8 @@ def start(folder: Path, *arguments: object) -> Served:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "ifan_plugin", "demo", *map(str, arguments)]
     # Standard error into a file: a pipe that nobody reads would stop the process once it is full.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    try:
-        with (folder / "errors.txt").open("w") as errors:
-            process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with ctrl_c_heard(), (folder / "errors.txt").open("w") as errors:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
     lines = []
     for line in process.stdout:
         lines.append(line)

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 import torch
-from helpers import write_options
+from helpers import ctrl_c_heard, write_options
 
 from ifan_plugin.cli import main
 from ifan_plugin.common import stopping
@@ -25,9 +25,8 @@ def prepared(options, tmp_path, monkeypatch):
     options["val"]["val_freq"] = 3
     options["logger"]["save_checkpoint_freq"] = 6
     monkeypatch.chdir(tmp_path)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    yield options, tmp_path
-    signal.signal(signal.SIGINT, before)
+    with ctrl_c_heard():
+        yield options, tmp_path
 
 
 def train(options, folder, *flags):

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("mmengine", reason="mmengine isn't installed (pip install ifan-plugin[mm])")
 
 import torch
+from helpers import ctrl_c_heard
 from mmengine.config import Config
 from runner_cases import small_config
 
@@ -127,7 +128,6 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(dpdd, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(number, dpdd, tmp_path, monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     loss = IFANRestorer.loss
     steps = []
 
@@ -137,7 +137,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(number, dpd
             signal.raise_signal(number)
         return loss(self, *arguments)
 
-    try:
+    with ctrl_c_heard():
         run(config_of(dpdd, tmp_path / "whole", {}, iterations=6))
         monkeypatch.setattr(IFANRestorer, "loss", struck)
         with pytest.raises(
@@ -147,8 +147,6 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(number, dpd
         assert stop.value.status == 128 + number
         assert stopping.asked() is None
         run(config_of(dpdd, tmp_path / "stopped", {}, iterations=6), tmp_path / "stopped" / "iter_3.pth")
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert_same_end(*(load_from_file(tmp_path / each / "iter_6.pth") for each in ("whole", "stopped")))
 
 
