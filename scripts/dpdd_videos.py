@@ -29,6 +29,7 @@ SETTLED = 20  # a picture's frames before this one still change: the codec sends
 BLOCKS = range(1, 9)
 RESULTS = ("test_c/source", "dpdnet", "test_c/target")
 VIEWS = ("test_l/source", None, "test_r/source", None)
+FOLDERS = (*RESULTS, *filter(None, VIEWS))
 VIEWS_SETTLED = 24
 VIEW = 3  # frames
 
@@ -65,6 +66,7 @@ def main() -> int:
     parser.add_argument("videos", type=Path, help="folder with animated_results and animated_DP_examples")
     parser.add_argument("--out", required=True, type=Path, help="folder for test_c, test_l, test_r and dpdnet")
     parser.add_argument("--scenes", nargs="+", metavar="SCENE", help="these alone, 1P0A0917 say (default: all)")
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
     args = parser.parse_args()
     every = {file.stem.removesuffix("_DPNet"): file for file in (args.videos / "animated_results").glob("*_DPNet.mp4")}
     if not every:
@@ -72,10 +74,13 @@ def main() -> int:
     if unknown := sorted(set(args.scenes or ()) - set(every)):
         parser.error(f"--scenes {' '.join(unknown)}: not in animated_results; there are {', '.join(sorted(every))}")
     results = {scene: every[scene] for scene in sorted(args.scenes or every)}
+    wanted = (args.out / folder / f"{scene}.png" for scene in results for folder in FOLDERS)
+    if not args.overwrite and (there := next(filter(Path.exists, wanted), None)):
+        parser.error(f"{there}: is there already; give another --out, choose --scenes, or add --overwrite")
     for scene, result in tqdm(results.items(), unit="scene", disable=not sys.stderr.isatty()):
         views = args.videos / "animated_DP_examples" / f"{scene}.mp4"
         found = pictures(result, result_folder) | pictures(views, view_folder)
-        lacking = [folder for folder in (*RESULTS, *filter(None, VIEWS)) if folder not in found]
+        lacking = [folder for folder in FOLDERS if folder not in found]
         if lacking:
             sys.exit(f"{result} and {views}: no frames for {', '.join(lacking)}; missing or cut short")
         for folder, picture in found.items():

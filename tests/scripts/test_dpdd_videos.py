@@ -70,3 +70,19 @@ def test_what_is_missing_is_said(tmp_path, broken, arguments, said):
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_pictures_that_are_there_stay_until_overwrite_is_said(tmp_path):
+    for scene in ("one", "two"):
+        write_scene(tmp_path, scene)
+    kept = tmp_path / "out/test_r/source/one.png"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"somebody's own")
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert f"{kept}: is there already; give another --out, choose --scenes, or add --overwrite" in done.stderr
+    assert list(tmp_path.rglob("*.png")) == [kept]
+    assert kept.read_bytes() == b"somebody's own"
+    assert run(tmp_path, "--scenes", "two").returncode == 0
+    assert run(tmp_path, "--scenes", "one", "--overwrite").returncode == 0
+    assert cv2.imread(str(kept)) is not None
