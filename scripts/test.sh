@@ -65,7 +65,7 @@ run_part() {
 export -f run_part
 export jobs logs marks
 for part in tests/test_*.py "tests/"*/; do
-    ! find "$part" -name 'test_*.py' | grep -q . || printf '%s\0' "${part%/}"
+    [ -z "$(find "$part" -name 'test_*.py' -print -quit)" ] || printf '%s\0' "${part%/}"
 done | xargs -0 -n 1 -P "$jobs" bash -c 'run_part "$1"' run_part
 
 if [ "$jobs" -gt 1 ]; then
