@@ -235,7 +235,7 @@ def machine():
 
     return {
         "date": date.today().isoformat(),
-        "CPU": f"{processor()}, {len(os.sched_getaffinity(0))} cores, 1 thread used",
+        "CPU": f"{processor()}, {harness.cores()} cores, 1 thread used",
         "opencv": cv2.__version__,
         "lmdb": lmdb.__version__,
         "numpy": numpy.__version__,
@@ -333,7 +333,7 @@ def main():
 
 def run(args, work):
     work.mkdir(parents=True, exist_ok=True)
-    prepare(work, args.scenes, len(os.sched_getaffinity(0)))
+    prepare(work, args.scenes, harness.cores())
     common = {"work": str(work), "scenes": args.scenes, "warmup": 200}
     common |= {"runs": args.runs, "seconds": args.seconds, "memory_samples": args.memory_samples}
     jobs = [

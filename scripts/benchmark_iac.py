@@ -249,7 +249,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, default=harness.cores(), help="CPU threads (default: all)")
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="BxCxHxW")
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=DTYPES)
     parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES)

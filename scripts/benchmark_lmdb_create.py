@@ -117,7 +117,7 @@ def main():
     )
     parser.add_argument("--pictures", type=int, default=24, help="default: 24")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--workers", type=int, default=harness.cores(), help="default: all cores")
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     args = parser.parse_args()

@@ -24,7 +24,6 @@ import copy
 import importlib.util
 import itertools
 import json
-import os
 import sys
 import time
 import types
@@ -382,7 +381,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, default=harness.cores(), help="CPU threads (default: all)")
     parser.add_argument("--passes", nargs="+", default=["restore"], choices=["restore", "train"])
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxHEIGHT", help="of the picture to restore")
     parser.add_argument("--batch", type=int, default=8, help="patches of 256x256 in a training step (default: 8)")

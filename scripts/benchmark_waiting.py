@@ -72,7 +72,7 @@ def main() -> int:
     """Measure each contestant, quiet and busy; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: the cores")
+    parser.add_argument("--threads", type=int, default=harness.cores(), help="default: the cores")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
     args = parser.parse_args()

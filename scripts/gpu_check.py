@@ -150,6 +150,7 @@ def machine(device: str) -> dict:
     import torch
 
     import ifan_plugin
+    from ifan_plugin.common.machine import usable_cores
 
     about = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "device": device}
     if device == "cuda":
@@ -166,7 +167,7 @@ def machine(device: str) -> dict:
         }
     nvcc = told_by("nvcc", "--version")
     about |= {
-        "processor": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "processor": f"{platform.machine()}, {usable_cores()} cores",
         "torch": torch.__version__,
         "CUDA of torch": torch.version.cuda,
         "nvcc": nvcc.split("release ")[-1].split(",")[0] if nvcc else None,

@@ -36,7 +36,7 @@ def sizes_of(job):
 
 def iac_job(job):
     return {
-        "device": job["device"], "threads": threads(), "runs": 7 if job["quick"] else 25, "budget": 2,
+        "device": job["device"], "threads": harness.cores(), "runs": 7 if job["quick"] else 25, "budget": 2,
         "steps": benchmark_iac.STEPS if on_gpu(job) else 3,
     }  # fmt: skip
 
@@ -45,7 +45,7 @@ def network_job(job):
     """A small network on a CPU, which only rehearses."""
     common = {
         "device": job["device"],
-        "threads": threads(),
+        "threads": harness.cores(),
         "runs": 3 if job["quick"] else 7,
         "budget": 4,
         "weights": None,
@@ -60,10 +60,6 @@ def training_job(job):
         "size": "256x256" if on_gpu(job) else "64x64",
         "batch": 8 if on_gpu(job) else 2,
     }
-
-
-def threads():
-    return len(os.sched_getaffinity(0))
 
 
 FAULTS = []  # of rows that failed, but not for want of memory: such a row is a finding, these make the stage fail
@@ -308,7 +304,7 @@ def warm(job, result):
             result.save()
 
     lock = threading.Lock()
-    with ThreadPoolExecutor(max(1, threads() // 5)) as pool:
+    with ThreadPoolExecutor(max(1, harness.cores() // 5)) as pool:
         list(pool.map(one, forms))
 
 

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import harness
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "ifan_plugin" / "ops" / "csrc"
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
@@ -63,7 +65,7 @@ def build(job, result):
         rows += [[name, "kept: newer than its source, and it runs", 0] for name in modules(job)]
         return result.save()
     sys.stdout.write(f"compiling, because {reason}\n")
-    env = os.environ | {"MAX_JOBS": os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))}
+    env = os.environ | {"MAX_JOBS": os.environ.get("MAX_JOBS", str(harness.cores()))}
     if job["device"] == "cuda":
         import torch
 
@@ -124,7 +126,7 @@ def tests(job, result):
     command += [] if job["quick"] else ["-m", "slow or not slow"]
     if job["device"] == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", "4"]  # most of the time goes into the expectations, which a CPU makes
-        env |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 8))}
+        env |= {"OMP_NUM_THREADS": str(max(1, harness.cores() // 8))}
     said = []
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -236,9 +238,9 @@ def loader(job, result):
 
     device, quick = torch.device(job["device"]), job["quick"] or job["device"] == "cpu"
     scenes, batch = (1, 2) if quick else (3, 8)
-    workers = min(12, max(1, len(os.sched_getaffinity(0)) - 1)) if device.type == "cuda" else 1
+    workers = min(12, max(1, harness.cores() - 1)) if device.type == "cuda" else 1
     work = Path(job["work"])
-    benchmark_data.prepare(work, scenes, len(os.sched_getaffinity(0)), names=("raw", "patches"))
+    benchmark_data.prepare(work, scenes, harness.cores(), names=("raw", "patches"))
     rows = result.table(
         "samples of 4 crops of 256 x 256, 16 bit, the paper's augmentation",
         ("reads", "workers", "batch", "samples/s on the device"),

@@ -15,6 +15,13 @@ from datetime import date
 MIB = 2**20
 
 
+def cores():
+    """Processor cores that this process may use."""
+    from ifan_plugin.common.machine import usable_cores
+
+    return usable_cores()
+
+
 def in_process(script, job, timeout):
     """Run `script --job JSON` in a fresh process; the JSON of its last line, or {"error": …}."""
     command = [sys.executable, script, "--job", json.dumps(job)]

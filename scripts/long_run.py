@@ -177,7 +177,7 @@ def main() -> int:
         )
     print("\n".join([*lines, f"grown: {', '.join(grown) or 'nothing'}"]))
     if out:
-        machine = harness.machine("cpu", int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        machine = harness.machine("cpu", int(os.environ.get("OMP_NUM_THREADS", harness.cores())))
         found = {"machine": machine, "iterations": args.iterations, "workers": args.workers}
         text = json.dumps(found | {"rows": rows, "marks": marks}, indent=1)
         out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
