@@ -323,7 +323,7 @@ def _group(
         listed.insert(0, ("blurred input", blurred, ""))
     height, width = blurred.shape[:2]
     tiles = []
-    for label, picture, figures in [*listed, *([] if sharp is None else [("sharp", sharp, "")])]:
+    for label, picture, figures in [*listed, *([] if sharp is None else [("ground truth", sharp, "")])]:
         what = f"{label}{figures}"
         error = "" if sharp is None or picture is sharp else (
             f'<img class="error" alt="{escape(f"error map of {label}")}" src="{_jpeg(error_map(picture, sharp))}" '

@@ -148,7 +148,7 @@ def _row(sample: BaseDataElement, disparity: np.ndarray | None) -> list[tuple[st
             caption = f"{caption} {psnr(picture, sharp):.2f} dB"
         row.append((caption, to_8bit(_as_array(picture, sample))))
     if sharp is not None:
-        row.append(("sharp", to_8bit(_as_array(sharp, sample))))
+        row.append(("ground truth", to_8bit(_as_array(sharp, sample))))
     if disparity is not None:
         row.append(("disparity: blue -, red +", colour_disparity(disparity)))
     return row

@@ -241,7 +241,7 @@ def _sheet_row(model: Any, dataset: Any, record: dict[str, Any]) -> list[tuple[s
         tensors.append((caption("blurred", record["blurred"]), blurred))
     tensors.append((caption("restored", record["restored"]), model.output))
     if sharp is not None:
-        tensors.append(("sharp", sharp))
+        tensors.append(("ground truth", sharp))
     options = model.opt["val"]
     errors = []
     if options.get("error_map") and sharp is not None:

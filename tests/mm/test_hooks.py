@@ -394,7 +394,7 @@ def test_pictures_are_turned_back_and_captions_are_the_figures(monkeypatch, tmp_
     hook.after_test_epoch(runner)
     (row,) = written["rows"]
     blurred, restored = f"blurred {psnr(img[3:6], gt):.2f} dB", f"restored {psnr(gt * 0.9, gt):.2f} dB"
-    assert [caption for caption, _ in row] == [blurred, restored, "sharp", "disparity: blue -, red +"]
+    assert [caption for caption, _ in row] == [blurred, restored, "ground truth", "disparity: blue -, red +"]
     assert [picture.shape for _, picture in row] == [(16, 8, 3)] * 3 + [(2, 1, 3)]
     turned = np.rot90(gt.permute(1, 2, 0).numpy(), 3)
     np.testing.assert_array_equal(row[2][1], np.round(turned * 255).astype(np.uint8))

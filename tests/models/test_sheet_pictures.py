@@ -65,7 +65,7 @@ def tested(options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_the_sheet_and_tensorboard_have_them(tested):
     model, dataset, row, images, sheet = tested
     captions = list(row)
-    assert captions[:5] == ["blurred", captions[1], "sharp", "error before", "error: bright at 0.2"]
+    assert captions[:5] == ["blurred", captions[1], "ground truth", "error before", "error: bright at 0.2"]
     np.testing.assert_array_equal(images["pictures/val_set"], sheet)
     np.testing.assert_array_equal(images["errors/val_set"], row["error: bright at 0.2"])
     np.testing.assert_array_equal(images["kernels/val_set"], row[captions[-1]])
