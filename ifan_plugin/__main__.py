@@ -1,4 +1,4 @@
-"""``python -m ifan_plugin VERB …`` is ``basicsr VERB …``: the form that ``torchrun -m`` takes."""
+"""``python -m ifan_plugin COMMAND …`` is ``basicsr COMMAND …``: the form that ``torchrun -m`` takes."""
 
 import sys
 

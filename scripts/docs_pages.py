@@ -41,7 +41,7 @@ def commands_page() -> str:
     from ifan_plugin import cli
 
     parts = ["# Commands", "", "What `basicsr COMMAND --help` prints.", "", "## basicsr", "", fenced(help_of())]
-    for command in cli.VERBS:
+    for command in cli.COMMANDS:
         parts += ["", f"## {command}", "", fenced(help_of(command))]
         for below in SUBCOMMANDS.get(command, ()):
             parts += ["", f"### {command} {below}", "", fenced(help_of(command, below))]

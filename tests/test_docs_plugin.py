@@ -45,10 +45,10 @@ def test_the_network_is_short():
 def test_every_command_that_the_page_names_takes_the_flag(trained):
     cv2.imwrite(str(trained / "photo.png"), np.full((40, 56, 3), 90, np.uint8))
     for line in block("bash").splitlines():
-        verb, *arguments = line.split()[1:]
-        if verb in ("deblur", "export"):
+        command, *arguments = line.split()[1:]
+        if command in ("deblur", "export"):
             arguments = [argument.replace("photo.jpg", "photo.png") for argument in arguments]
-            done = basicsr(verb, *arguments, cwd=trained)
+            done = basicsr(command, *arguments, cwd=trained)
             assert done.returncode == 0, done.stderr
     assert (trained / "sharp" / "photo.png").is_file()
     assert (trained / "my_net.onnx").is_file()

@@ -235,7 +235,7 @@ def stress_differences(weight: Tensor, views: int) -> None:
 
 
 MOST_CHANNELS, MOST_UNITS = 2**20, 1000
-"""Beyond any network; a slip there would be answered by hours of building layers, or by an allocator."""
+"""Beyond any network; a mistake there would be answered by hours of building layers, or by an allocator."""
 
 
 def check_hyper_parameters(taps: int, **counts: int) -> None:

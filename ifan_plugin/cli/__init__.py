@@ -1,4 +1,4 @@
-"""The ``basicsr`` command: one module a verb, each imported when it is asked for."""
+"""The ``basicsr`` command: one module a command below it, each imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from ifan_plugin.options import commands
 
-VERBS = {
+COMMANDS = {
     "train": "train a network in BasicSR's loop, from an option file",
     "test": "test a network in BasicSR's loop, from an option file",
     "mm": "train and test on mmengine's Runner, from a config",
@@ -24,7 +24,7 @@ VERBS = {
     "recipes": "list the option files that ship with the package, or copy one",
     "doctor": "show versions, devices, operator backends and frameworks found",
 }
-"""Verb -> what it does; ``ifan_plugin.cli.<verb>`` has ``main(argv) -> exit status``."""
+"""Command -> what it does; ``ifan_plugin.cli.<command>`` has ``main(argv) -> exit status``."""
 
 
 _RESTORING = ("deblur", "demo")
@@ -35,7 +35,7 @@ Training's short steps are slower with it."""
 
 
 def _help() -> str:
-    lines = [f"  {verb:<10}{what}" for verb, what in VERBS.items()]
+    lines = [f"  {command:<10}{what}" for command, what in COMMANDS.items()]
     return "\n".join(
         [
             "usage: basicsr COMMAND [arguments]",
@@ -55,13 +55,13 @@ def _help() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit status, as :func:`ifan_plugin.options.commands.run` does."""
+    """Run one command. Returns the exit status, as :func:`ifan_plugin.options.commands.run` does."""
     argv = sys.argv[1:] if argv is None else argv
-    return commands.run(argv, "basicsr", VERBS, _help(), _start, lambda: logging.getLogger("basicsr").handlers)
+    return commands.run(argv, "basicsr", COMMANDS, _help(), _start, lambda: logging.getLogger("basicsr").handlers)
 
 
-def _start(verb: str, arguments: list[str]) -> int:
-    if verb in _RESTORING and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+def _start(command: str, arguments: list[str]) -> int:
+    if command in _RESTORING and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _SPIN
-    status: int = importlib.import_module(f"ifan_plugin.cli.{verb}").main(arguments)
+    status: int = importlib.import_module(f"ifan_plugin.cli.{command}").main(arguments)
     return status

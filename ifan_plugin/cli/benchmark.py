@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         UserError: invalid arguments or options; one line.
     """
     args = build_parser().parse_args(argv)
-    # After parsing, so that --help and slips are answered at once.
+    # After parsing, so that --help and wrong arguments are answered at once.
     from ifan_plugin.benchmark import options
     from ifan_plugin.host.registry import load_plugins
     from ifan_plugin.options import file as option_file

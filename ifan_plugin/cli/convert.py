@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         UserError: invalid arguments or files; one line.
     """
     args = build_parser().parse_args(argv)
-    # After parsing, so that --help and slips are answered at once.
+    # After parsing, so that --help and wrong arguments are answered at once.
     from ifan_plugin.archs.reblur_arch import ReblurNet
     from ifan_plugin.weights import conversion
     from ifan_plugin.zoo import located

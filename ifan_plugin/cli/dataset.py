@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         said = f"unknown action '{argv[0]}'" if argv else "no action given"
         raise UserError(f"basicsr dataset: {said}; {nearest(argv[0] if argv else '', ACTIONS)}")
     args = build_parser().parse_args(argv[1:])
-    # After parsing, so that --help and slips are answered at once.
+    # After parsing, so that --help and wrong arguments are answered at once.
     from ifan_plugin.host.registry import load_plugins
     from ifan_plugin.options import file as option_file
     from ifan_plugin.options import kinds

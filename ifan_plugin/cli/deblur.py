@@ -203,7 +203,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {args.out}: looks like a value of --arch-option; a folder of that name is ./{args.out}")
     out = expanded(args.out, "--out")
     args.weights = None if args.weights is None else expanded(args.weights, "--weights")
-    # After parsing, so that --help and slips are answered at once; planning doesn't need torch either.
+    # After parsing, so that --help and wrong arguments are answered at once; planning doesn't need torch either.
     from ifan_plugin.photos import plan as batch_plan
 
     try:

@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--weights: is missing; give the network's checkpoint")
     out = expanded(args.out, "--out")
     weights = zoo.DEFAULT if args.weights is None else expanded(args.weights, "--weights")
-    # After parsing, so that --help and slips are answered at once.
+    # After parsing, so that --help and wrong arguments are answered at once.
     from tqdm import tqdm
 
     from ifan_plugin.export import program as export

@@ -69,14 +69,14 @@ examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``basicsr lmdb`` itself, for its help and its verbs' names."""
+    """The parser of ``basicsr lmdb`` itself, for its help and its commands' names."""
     parser = Parser(
         prog="basicsr lmdb",
         description="Pictures in LMDB: few large files instead of many small ones, and crops that don't decode a whole "
         "picture.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("verb", metavar="create|verify|show")
+    parser.add_argument("command", metavar="create|verify|show")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see basicsr lmdb COMMAND --help")
     return parser
 
@@ -181,18 +181,18 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: invalid arguments or input; one line.
     """
-    verbs: dict[str, Callable[[list[str]], int]] = {"create": _create, "verify": _verify, "show": _show}
+    commands: dict[str, Callable[[list[str]], int]] = {"create": _create, "verify": _verify, "show": _show}
     args = build_parser().parse_args(argv)
-    if args.verb not in verbs:
-        raise UserError(f"basicsr lmdb: unknown command '{args.verb}'; {nearest(args.verb, verbs)}")
-    return verbs[args.verb](args.arguments)
+    if args.command not in commands:
+        raise UserError(f"basicsr lmdb: unknown command '{args.command}'; {nearest(args.command, commands)}")
+    return commands[args.command](args.arguments)
 
 
 def _create(argv: list[str]) -> int:
     args = create_parser().parse_args(argv)
     folders = {role: getattr(args, role) for role in _ROLES if getattr(args, role) is not None}
     _check_combination(args, folders)
-    # After parsing, so that --help and slips are answered at once.
+    # After parsing, so that --help and wrong arguments are answered at once.
     from ifan_plugin.data.lmdb.create import create
     from ifan_plugin.data.lmdb.patches import CenterCrop, Cut, Patches
 

@@ -183,7 +183,7 @@ def main(argv: list[str]) -> int:
     """
     args = build_parser().parse_args(argv)
     _check_combination(args)
-    # After parsing, so that --help and slips are answered at once.
+    # After parsing, so that --help and wrong arguments are answered at once.
     from ifan_plugin.simulation import data_set as simulated_set
     from ifan_plugin.simulation import depth_pictures
     from ifan_plugin.simulation import quickstart as quickstart_data

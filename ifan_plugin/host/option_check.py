@@ -51,7 +51,7 @@ def check(options: dict[str, Any], where: str, *, is_train: bool, distributed: b
         model_class = registered(MODEL_REGISTRY, model_type, f"{where}: model_type")
     model_check = getattr(model_class, "check_options", None)
     # Models of others may read any key at the top; ours say which they know.
-    others = networks if model_check else {k for k in options if k not in TOP_KEYS and not _looks_like_slip(k, options)}
+    others = networks if model_check else {k for k in options if k not in TOP_KEYS and not _looks_misspelt(k, options)}
     options = check_mapping(options, TOP_KEYS, where, known=others)
     options["path"], options["logger"] = dict(options["path"] or {}), dict(options["logger"] or {})
     _check_name(options["name"], f"{where}: name")
@@ -89,7 +89,7 @@ def check(options: dict[str, Any], where: str, *, is_train: bool, distributed: b
     return {key: value for key, value in options.items() if value is not None or key == "val"}
 
 
-def _looks_like_slip(key: str, options: Mapping[str, Any]) -> bool:
+def _looks_misspelt(key: str, options: Mapping[str, Any]) -> bool:
     return nearest(key, [k for k in TOP_KEYS if k not in options]).startswith("did you mean")
 
 
@@ -168,8 +168,8 @@ def check_datasets(options: dict[str, Any], where: str, *, is_train: bool) -> No
         place = f"{where}: datasets: {key}"
         phase = str(key).split("_")[0]
         if phase not in phases:
-            verb = "train" if is_train else "test"
-            raise UserError(f"{place}: unknown phase; basicsr {verb} takes {', '.join(phases)} (or {phases[1]}_1, …)")
+            taker = "basicsr train" if is_train else "basicsr test"
+            raise UserError(f"{place}: unknown phase; {taker} takes {', '.join(phases)} (or {phases[1]}_1, …)")
         dataset_class, _ = _type_and_rest(dataset, DATASET_REGISTRY, place)
         check = getattr(dataset_class, "check_options", None)
         loader_keys = dict(LOADER_KEYS)

@@ -18,28 +18,28 @@ from ifan_plugin.options import kinds
 from ifan_plugin.options.arguments import parse_pipeline_arguments
 
 
-def run(verb: str, root_path: str) -> None:
+def run(command: str, root_path: str) -> None:
     """The host's own ``train_pipeline`` or ``test_pipeline``, mended; it reads ``sys.argv``.
 
     Args:
-        verb: ``train`` or ``test``.
+        command: ``train`` or ``test``.
         root_path: where ``experiments/``, ``results/`` and ``tb_logger/`` go unless the options say ``path: root``.
 
     Raises:
         UserError: invalid options or data.
     """
     mend_all()
-    args = parse_pipeline_arguments(sys.argv[1:], verb)
+    args = parse_pipeline_arguments(sys.argv[1:], command)
     options = option_file.read_with_overrides(args.opt, args.force_yml)
     kinds.require_kind(options, args.opt, kinds.BASICSR)
     paths = options.get("path")  # its form and its keys are checked later, as a whole
     root = (paths.get("root") if isinstance(paths, dict) else None) or root_path
-    pipeline = importlib.import_module(f"basicsr.{verb}")
+    pipeline = importlib.import_module(f"basicsr.{command}")
     folder = Path(str(root)).expanduser().absolute()
     with run_locks(), ranks.left_together("--auto_resume"), writing_below(folder):
         Run.in_loop = True
         try:
-            getattr(pipeline, f"{verb}_pipeline")(str(folder))
+            getattr(pipeline, f"{command}_pipeline")(str(folder))
         except pickle.UnpicklingError as error:  # others' models may load with torch.load
             raise UserError(f"a checkpoint was refused: {str(error).splitlines()[0]}") from error
         finally:

@@ -78,13 +78,13 @@ examples:
 }
 
 
-def build_parser(verb: str, program: str = PROGRAM) -> Parser:
-    """The parser of one verb; its errors are :class:`UserError`. ``program``: what it is called as."""
-    what = "Train a network" if verb == "train" else "Test a checkpoint"
+def build_parser(command: str, program: str = PROGRAM) -> Parser:
+    """The parser of one command; its errors are :class:`UserError`. ``program``: what it is called as."""
+    what = "Train a network" if command == "train" else "Test a checkpoint"
     parser = Parser(
-        prog=f"{program} {verb}",
+        prog=f"{program} {command}",
         description=f"{what} on mmengine's Runner, from a config file (.py, .yml, .yaml or .json).",
-        epilog=f"{_EXAMPLES[verb]}{_END}".replace("{PROGRAM}", program),
+        epilog=f"{_EXAMPLES[command]}{_END}".replace("{PROGRAM}", program),
     )
     parser.add_argument(
         "config",
@@ -92,14 +92,14 @@ def build_parser(verb: str, program: str = PROGRAM) -> Parser:
         type=option_path,
         help="config file, or the name of one that ships with the package (see basicsr recipes)",
     )
-    if verb == "test":
+    if command == "test":
         parser.add_argument(
             "checkpoint", metavar="CHECKPOINT", help="checkpoint of mmengine, BasicSR or the IFAN authors"
         )
     parser.add_argument(
         "--work-dir", metavar="DIR", help="where checkpoints, logs and pictures go (default: work_dirs/NAME OF CONFIG)"
     )
-    if verb == "train":
+    if command == "train":
         parser.add_argument(
             "--resume",
             nargs="?",
@@ -128,7 +128,7 @@ def _resume_from(text: str) -> str:
 
 
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
-    """Run one verb. Returns the exit status, as :func:`ifan_plugin.options.commands.run` does.
+    """Run one command. Returns the exit status, as :func:`ifan_plugin.options.commands.run` does.
 
     Args:
         argv: the arguments; None: the process's.
@@ -136,11 +136,11 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
 
-    def start(verb: str, arguments: list[str]) -> int:
-        _VERBS[verb](build_parser(verb, program).parse_args(arguments))
+    def start(command: str, arguments: list[str]) -> int:
+        _COMMANDS[command](build_parser(command, program).parse_args(arguments))
         return 0
 
-    return commands.run(argv, program, _VERBS, _HELP.replace("{PROGRAM}", program), start, _log_handlers)
+    return commands.run(argv, program, _COMMANDS, _HELP.replace("{PROGRAM}", program), start, _log_handlers)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -183,15 +183,15 @@ def test(args: argparse.Namespace) -> None:
     _run(config, args.launcher, lambda runner: runner.test())
 
 
-_VERBS: dict[str, Callable[[argparse.Namespace], None]] = {"train": train, "test": test}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"train": train, "test": test}
 
 
-def _prepared(args: argparse.Namespace, verb: str) -> Config:
+def _prepared(args: argparse.Namespace, command: str) -> Config:
     """The config with the command line's values, checked; its work dir exists then."""
     config = configs.read(args.config)
     configs.override(config, args.cfg_options)
     name = Path(args.config).name
-    configs.check(config, name, verb)
+    configs.check(config, name, command)
     work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     config.work_dir = str(Path(work_dir).expanduser())
     make_folder(config.work_dir)

@@ -1,4 +1,4 @@
-"""mmengine's configs for our command: read, overridden and checked, so that a slip is one line and not a traceback."""
+"""mmengine's configs for our command: read, overridden and checked; a mistake is one line and not a traceback."""
 
 from __future__ import annotations
 
@@ -232,18 +232,18 @@ def _split(text: str, where: str) -> list[str]:
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def check(config: Config, where: str, verb: str) -> None:  # noqa: C901 (one section a branch)
+def check(config: Config, where: str, command: str) -> None:  # noqa: C901 (one section a branch)
     """Check names and types of what the Runner will build, before it builds anything.
 
     Args:
         config: the config, overrides applied.
         where: names the file in messages.
-        verb: ``train`` or ``test``: whether what it needs is there.
+        command: ``train`` or ``test``: whether what it needs is there.
 
     Raises:
         UserError: an unknown or missing key, a type that isn't registered, or a value that can't be.
     """
-    _require_keys(config, where, verb)
+    _require_keys(config, where, command)
     scope = config.get("default_scope") or "mmengine"
 
     def typed(value: Any, kinds: Registry, place: str, default: str | None = None) -> None:
@@ -297,7 +297,7 @@ def check(config: Config, where: str, verb: str) -> None:  # noqa: C901 (one sec
     config_values.check(config, where)
 
 
-def _require_keys(config: Config, where: str, verb: str) -> None:
+def _require_keys(config: Config, where: str, command: str) -> None:
     for key in config:
         close = difflib.get_close_matches(str(key), RUNNER_KEYS - {*config}, n=1, cutoff=0.85)
         if key not in RUNNER_KEYS and close:  # other names are the file's own
@@ -311,9 +311,9 @@ def _require_keys(config: Config, where: str, verb: str) -> None:
         raise UserError(f"{where}: 'model' is missing (a dict with a type)")
     for name, keys in groups.items():
         there = [key for key in keys if config.get(key) is not None]
-        if len(there) != len(keys) and (there or name == verb):
+        if len(there) != len(keys) and (there or name == command):
             missing = next(key for key in keys if key not in there)
-            why = f"{there[0]} is there" if there else f"{verb} needs it"
+            why = f"{there[0]} is there" if there else f"{command} needs it"
             raise UserError(f"{where}: '{missing}' is missing ({why}; {', '.join(keys)} belong together)")
 
 

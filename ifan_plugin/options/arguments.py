@@ -57,13 +57,13 @@ exit status: 0 done, 2 invalid input (one line says what), 1 a fault of the prog
 }
 
 
-def pipeline_parser(verb: str) -> Parser:
+def pipeline_parser(command: str) -> Parser:
     """The parser of ``basicsr train`` / ``basicsr test``: the host's flags, unchanged."""
-    what = "Train a network" if verb == "train" else "Test a network"
+    what = "Train a network" if command == "train" else "Test a network"
     parser = Parser(
-        prog=f"basicsr {verb}",
+        prog=f"basicsr {command}",
         description=f"{what} in BasicSR's own loop, from a YAML option file.",
-        epilog=_EXAMPLES[verb],
+        epilog=_EXAMPLES[command],
     )
     parser.add_argument("-opt", required=True, type=option_path, metavar="FILE.yml", help=OPT_HELP)
     parser.add_argument(
@@ -85,9 +85,9 @@ def pipeline_parser(verb: str) -> Parser:
     return parser
 
 
-def parse_pipeline_arguments(argv: list[str], verb: str) -> argparse.Namespace:
+def parse_pipeline_arguments(argv: list[str], command: str) -> argparse.Namespace:
     """Parse what follows ``basicsr train`` or ``basicsr test``. Raises :class:`UserError` for bad arguments."""
-    return pipeline_parser(verb).parse_args(argv)
+    return pipeline_parser(command).parse_args(argv)
 
 
 def arch_options(entries: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the commands have in common: verbs, help, version, and how faults end them."""
+"""What the commands have in common: names, help, version, and how faults end them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ifan_plugin.options.schema import nearest
 def run(
     argv: list[str],
     program: str,
-    verbs: Collection[str],
+    names: Collection[str],
     usage: str,
     start: Callable[[str, list[str]], int],
     handlers: Callable[[], Iterable[logging.Handler]],
 ) -> int:
-    """Run one verb.
+    """Run one command.
 
     Args:
-        argv: the command's arguments, the verb first.
-        program: what the command is called as; begins its messages.
-        verbs: the names of those there are.
-        usage: the help of the command as a whole.
-        start: runs a verb with its arguments and gives the exit status.
+        argv: the arguments, the command's name first.
+        program: what all of them are called as; begins its messages.
+        names: the commands that there are.
+        usage: the help of the program as a whole.
+        start: runs a command with its arguments and gives the exit status.
         handlers: gives those of a run's log, whose files should say why it ended.
 
     Returns:
@@ -40,7 +40,7 @@ def run(
     status = 2
     try:
         with printable_output(), lasting_logs():
-            done = _started(argv, program, verbs, usage, start)
+            done = _started(argv, program, names, usage, start)
             sys.stdout.flush()
             return done
     except stopping.Stopped as stop:
@@ -73,7 +73,7 @@ def _drop_output() -> None:
 
 
 def _started(
-    argv: list[str], program: str, verbs: Collection[str], usage: str, start: Callable[[str, list[str]], int]
+    argv: list[str], program: str, names: Collection[str], usage: str, start: Callable[[str, list[str]], int]
 ) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         (sys.stdout if argv else sys.stderr).write(usage)
@@ -81,8 +81,8 @@ def _started(
     if argv[0] in ("-V", "--version"):
         sys.stdout.write(f"ifan_plugin {__version__}\n")
         return 0
-    if argv[0] not in verbs:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], verbs)}")
+    if argv[0] not in names:
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], names)}")
     return start(argv[0], argv[1:])
 
 

@@ -36,11 +36,11 @@ def require_kind(options: Mapping[str, Any], path: str | Path, wanted: str) -> N
     found = kind_of(options)
     if found in (None, wanted):
         return
-    verb = "train" if "train" in options or "train_cfg" in options or "train_dataloader" in options else "test"
+    phase = "train" if "train" in options or "train_cfg" in options or "train_dataloader" in options else "test"
     command = {
-        BASICSR: f"basicsr {verb} -opt {path}",
+        BASICSR: f"basicsr {phase} -opt {path}",
         BENCHMARK: f"basicsr benchmark -opt {path}",
-        MMENGINE: f"basicsr mm {verb} {path}{'' if verb == 'train' else ' CHECKPOINT'}",
+        MMENGINE: f"basicsr mm {phase} {path}{'' if phase == 'train' else ' CHECKPOINT'}",
     }[found]
     raise UserError(f"{path}: is {found}, and {wanted} is needed here; it is for: {command}")
 

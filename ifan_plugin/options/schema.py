@@ -50,7 +50,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known one, else the whole list of what is valid."""
     known = sorted(str(k) for k in known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    if not close:  # difflib is case-sensitive; people's slips often aren't
+    if not close:  # difflib is case-sensitive; people often aren't
         lower = {k.lower(): k for k in known}
         close = [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)]
     if close:
@@ -224,7 +224,7 @@ def _plain_types(hint: Any) -> tuple[type, ...]:
 
 def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if isinstance(value, bool):  # a bool is an int to Python, and a slip to people
+    if isinstance(value, bool):  # a bool is an int to Python, and a mistake to people
         return bool in kinds
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 

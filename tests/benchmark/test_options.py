@@ -1,4 +1,4 @@
-"""The benchmark's option file: each slip in one line, before anything runs."""
+"""The benchmark's option file: each mistake in one line, before anything runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_named_pictures():
         ("models:0:path", "x.pth", "blurred input takes none but name and type"),
     ],
 )
-def test_slips(place, value, expected):
+def test_mistakes(place, value, expected):
     with pytest.raises(UserError) as caught:
         options.check(changed(place, value), "b.yml")
     message = str(caught.value)

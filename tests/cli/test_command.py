@@ -15,24 +15,24 @@ from ifan_plugin.common.errors import UserError
 from ifan_plugin.options.arguments import parse_pipeline_arguments
 
 
-def test_help_names_every_verb_with_examples(capsys):
+def test_help_names_every_command_with_examples(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in cli.VERBS:
-        assert f"  {verb}" in text
+    for command in cli.COMMANDS:
+        assert f"  {command}" in text
     assert "examples:" in text
     assert cli.main([]) == 2
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ifan_plugin ")
 
 
-@pytest.mark.parametrize("verb", list(cli.VERBS))
-def test_every_verb_has_help_with_examples(verb, capsys):
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([verb, "--help"])
+        cli.main([command, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert f"usage: basicsr {verb}" in text
+    assert f"usage: basicsr {command}" in text
     assert "examples:" in text
 
 
@@ -242,10 +242,10 @@ def test_bad_data_is_one_line_before_training_starts(options, tmp_path):
     assert str(broken) in done.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("verb", ["train", "test", "benchmark", "dataset show", "deblur", "export", "demo"])
-def test_networks_of_others_join_every_command_that_builds_one(verb, capsys):
+@pytest.mark.parametrize("command", ["train", "test", "benchmark", "dataset show", "deblur", "export", "demo"])
+def test_networks_of_others_join_every_command_that_builds_one(command, capsys):
     with pytest.raises(SystemExit):
-        cli.main([*verb.split(), "--help"])
+        cli.main([*command.split(), "--help"])
     assert "--plugin MODULE" in capsys.readouterr().out
 
 
@@ -299,7 +299,7 @@ def test_doctor_imports_what_it_lists(module, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "given", "expected"),
+    ("command", "given", "expected"),
     [
         ("deblur", {}, "10000"),
         ("demo", {}, "10000"),
@@ -309,7 +309,7 @@ def test_doctor_imports_what_it_lists(module, monkeypatch, capsys):
     ],
 )
 def test_restoring_commands_let_waiting_threads_sleep_unless_the_user_said_otherwise(
-    verb, given, expected, monkeypatch
+    command, given, expected, monkeypatch
 ):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")  # so that it is put back afterwards, whatever the command sets
@@ -317,7 +317,7 @@ def test_restoring_commands_let_waiting_threads_sleep_unless_the_user_said_other
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     seen = []
-    command = SimpleNamespace(main=lambda arguments: seen.append(os.environ.get("GOMP_SPINCOUNT")) or 0)
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: command)
-    assert cli.main([verb]) == 0
+    module = SimpleNamespace(main=lambda arguments: seen.append(os.environ.get("GOMP_SPINCOUNT")) or 0)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+    assert cli.main([command]) == 0
     assert seen == [expected]

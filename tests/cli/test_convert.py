@@ -278,9 +278,9 @@ def test_other_files_are_refused(folder, capsys, content, message):
 
 
 def test_help_names_the_kinds(capsys):
-    from ifan_plugin.cli import convert as verb
+    from ifan_plugin.cli.convert import FORMATS as OFFERED
 
-    assert verb.FORMATS == FORMATS
+    assert OFFERED == FORMATS
     with pytest.raises(SystemExit) as caught:
         convert("--help")
     assert caught.value.code == 0

@@ -1,4 +1,4 @@
-"""`basicsr dataset show`: a sheet, a line that says where, and slips in one line."""
+"""`basicsr dataset show`: a sheet, a line that says where, and mistakes in one line."""
 
 from __future__ import annotations
 

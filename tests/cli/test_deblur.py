@@ -18,7 +18,7 @@ from PIL import Image
 from ifan_plugin import cli
 from ifan_plugin.archs.dpdnet_arch import DPDNet
 from ifan_plugin.archs.ifan_arch import IFAN
-from ifan_plugin.cli import deblur as verb
+from ifan_plugin.cli import deblur as command
 from ifan_plugin.inference import stages
 from ifan_plugin.photos import batch
 from ifan_plugin.photos import plan as batch_plan
@@ -327,7 +327,7 @@ def test_orientation_and_profile_survive_the_command(folder, weights, tmp_path):
 
 
 def test_help_says_what_scripts_need(capsys):
-    assert tuple(batch_plan.ENDINGS) == verb.FORMATS
+    assert tuple(batch_plan.ENDINGS) == command.FORMATS
     with pytest.raises(SystemExit) as caught:
         deblur("--help")
     assert caught.value.code == 0
@@ -370,7 +370,7 @@ def test_what_tiles_cost_is_said(tmp_path, weights, capsys):
 
 
 def test_progress_within_a_picture_without_a_terminal(folder, weights, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(verb, "_SECONDS", 0.0)
+    monkeypatch.setattr(command, "_SECONDS", 0.0)
     monkeypatch.setattr(stages, "_EVERY", 0.0)
     assert deblur(folder / "a b.png", "--out", tmp_path / "out", "--weights", weights) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" %")]

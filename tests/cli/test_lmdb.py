@@ -1,4 +1,4 @@
-"""``basicsr lmdb``: the verbs from outside, and a training of the host's own on what they make."""
+"""``basicsr lmdb``: the commands from outside, and a training of the host's own on what they make."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def test_slips(arguments, words, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", ["create", "verify", "show"])
-def test_help_with_examples(verb, capsys):
+@pytest.mark.parametrize("command", ["create", "verify", "show"])
+def test_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["lmdb", verb, "--help"])
+        cli.main(["lmdb", command, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert f"usage: basicsr lmdb {verb}" in text
+    assert f"usage: basicsr lmdb {command}" in text
     assert "examples:" in text
     assert "exit status:" in text
 

@@ -1,4 +1,4 @@
-"""Blurred at load time: the samples of `basicsr simulate`, patches as of the whole picture, and slips in one line."""
+"""Blurred at load time: the samples of `basicsr simulate`, patches as of the whole picture, and mistakes in one line."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_disparity_is_depth_and_keeps_the_real_angle_of_view(folders, tmp_path):
     assert camera.focal_length_mm / camera.pixel_pitch_um * 1000 == pytest.approx(500)
 
 
-# --- slips -----------------------------------------------------------------------------------------------------------
+# --- mistakes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

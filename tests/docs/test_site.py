@@ -10,7 +10,7 @@ import sys
 import pytest
 from helpers import ROOT, python_path
 
-from ifan_plugin.cli import VERBS
+from ifan_plugin.cli import COMMANDS
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     commands = (tmp_path / "site" / "commands.html").read_text(encoding="utf-8")
-    assert [verb for verb in VERBS if f"usage: basicsr {verb}" not in commands] == []
+    assert [name for name in COMMANDS if f"usage: basicsr {name}" not in commands] == []
     pages = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")}
     fetched = re.compile(r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"(https?:[^\"]+)\"")
     assert {path.name: fetched.findall(text) for path, text in pages.items() if fetched.search(text)} == {}

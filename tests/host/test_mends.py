@@ -384,9 +384,9 @@ def test_plugins_join_from_an_option_file(options, tmp_path):
     path = write_options(tmp_path, options | {"plugins": ["their_network"]})
     done = basicsr("train", "-opt", path, cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    slip = basicsr("train", "-opt", path, "--force_yml", "network_g:sise=5", cwd=tmp_path, **environment)
-    assert slip.returncode == 2
-    assert "did you mean 'size'?" in slip.stderr
+    misspelt = basicsr("train", "-opt", path, "--force_yml", "network_g:sise=5", cwd=tmp_path, **environment)
+    assert misspelt.returncode == 2
+    assert "did you mean 'size'?" in misspelt.stderr
     path = write_options(tmp_path, options | {"plugins": ["no_such_network"]})
     absent = basicsr("train", "-opt", path, cwd=tmp_path, **environment)
     assert absent.returncode == 2

@@ -1,4 +1,4 @@
-"""``python -m ifan_plugin.mm``: from a shell, in another folder, with names of all kinds; slips are one line."""
+"""``python -m ifan_plugin.mm``: from a shell, in another folder, with names of all kinds; mistakes are one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shell(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def fails(capsys, *arguments: object) -> str:
-    """The one line that a slip is answered with."""
+    """The one line that a mistake is answered with."""
     capsys.readouterr()
     assert cli.main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr().err.strip()
@@ -125,13 +125,13 @@ def test_help_has_examples_and_says_that_configs_are_programs(capsys):
     assert "is a program and is run" in capsys.readouterr().out
     assert cli.main([]) == 2
     assert cli.main(["--version"]) == 0
-    for verb in ("train", "test"):
+    for name in ("train", "test"):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main([verb, "--help"])
+            cli.main([name, "--help"])
         assert ended.value.code == 0
         said = capsys.readouterr().out
-        assert f"examples:\n  python -m ifan_plugin.mm {verb} options/mm/" in said
+        assert f"examples:\n  python -m ifan_plugin.mm {name} options/mm/" in said
         for path in re.findall(r"options/mm/\S+\.py", said):
             assert (ROOT / path).is_file()
 

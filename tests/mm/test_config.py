@@ -270,10 +270,10 @@ def test_names_of_the_files_own_and_other_packages_keys_are_left_alone(config):
 
 
 def test_every_option_file_of_mmengine_can_be_checked(tmp_path):
-    """The files in options/mm: what they need is registered, for both verbs."""
+    """The files in options/mm: what they need is registered, for both commands."""
     from helpers import ROOT
 
     for path in sorted(Path(ROOT, "options", "mm").glob("*.py")):
         if "mmagic" not in path.name:  # that one needs MMagic's own classes
-            for verb in ("train", "test"):
-                configs.check(configs.read(path), path.name, verb)
+            for name in ("train", "test"):
+                configs.check(configs.read(path), path.name, name)

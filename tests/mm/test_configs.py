@@ -30,7 +30,7 @@ def test_a_file_opens_with_what_it_reproduces_and_its_commands(name):
     for word in ("Reproduces:", "Data:", "Hardware:", "How long:"):
         assert word in head
     commands = re.findall(r"-m ifan_plugin\.mm (train|test) (\S+)", head)
-    assert {verb for verb, _ in commands} == {"train", "test"}
+    assert {name for name, _ in commands} == {"train", "test"}
     assert {path for _, path in commands} == {f"options/mm/{name}"}
 
 

@@ -55,12 +55,12 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.pth")}
 
 
-def run(config: dict, *registered: Hook, verb: str = "train"):
+def run(config: dict, *registered: Hook, command: str = "train"):
     with scoped_loader():
         runner = build_runner(config)
         for hook in registered:
             runner.register_hook(hook)
-        getattr(runner, verb)()
+        getattr(runner, command)()
     return runner
 
 
@@ -323,7 +323,7 @@ def test_tested_pictures_and_disparity_maps_are_the_networks(config, dpdd, tmp_p
     net_g, _ = write_weights(tmp_path)
     config["custom_hooks"] = [{"type": "RestorationVisualizationHook", "contact_sheet": 2}]
     config["test_dataloader"]["dataset"]["name"] = "small tést"
-    run(config | {"load_from": str(net_g)}, verb="test")
+    run(config | {"load_from": str(net_g)}, command="test")
     network = IFAN(width=4, num_steps=2, res_units=1)
     network.load_state_dict(load_file(net_g)["params"])
     dataset = DualPixelDataset({"phase": "test", "dataroot": str(dpdd), "bit_depth": 16})

@@ -1,4 +1,4 @@
-"""Option schemas: every slip is one line that names the place and what would be valid."""
+"""Option schemas: every mistake is one line that names the place and what would be valid."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from reliability.attack import NASTY_NAMES, attack, command
 
 from ifan_plugin import cli
-from ifan_plugin.cli import VERBS
+from ifan_plugin.cli import COMMANDS
 from ifan_plugin.common.printable import printable
 
 FLAGS = {
@@ -40,23 +40,24 @@ VALUES = [
 
 
 def case(rng: random.Random) -> Callable[[], str]:
-    verb = rng.choice([*VERBS, *FLAGS, *FLAGS, rng.choice(VALUES)])
-    flags = FLAGS.get(verb, ["--out", "-h"])
+    name = rng.choice([*COMMANDS, *FLAGS, *FLAGS, rng.choice(VALUES)])
+    flags = FLAGS.get(name, ["--out", "-h"])
     words = []
     for _ in range(rng.randrange(6)):
         flag, value = rng.choice(flags), rng.choice(VALUES)
         if "\0" in value:  # the system passes no such argument
             value = value.replace("\0", "")
         words += rng.choice([[flag, value], [f"{flag}={value}"], [flag], [value], [flag + value]])
-    if "demo" in (verb, *words) or (verb == "doctor" and not words):  # it serves until it is ended
+    if "demo" in (name, *words) or (name == "doctor" and not words):  # it serves until it is ended
         words.append("--no-such-flag")
-    return command(verb, *words)
+    return command(name, *words)
 
 
 @pytest.mark.slow
 def test_two_thousand_command_lines(tmp_path, monkeypatch):
     pytest.importorskip("mmengine")
-    for module in ("mm.cli", "host.pipeline", "weights.networks", "photos.batch", *(f"cli.{verb}" for verb in VERBS)):
+    commands = [f"cli.{name}" for name in COMMANDS]
+    for module in ("mm.cli", "host.pipeline", "weights.networks", "photos.batch", *commands):
         importlib.import_module(f"ifan_plugin.{module}")  # now: the first case that needs one would be too slow
     monkeypatch.setattr("sys.argv", ["basicsr"])
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

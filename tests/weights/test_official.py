@@ -67,7 +67,7 @@ def test_official_keys(name: str) -> None:
 
 
 def test_some_names() -> None:
-    """Spelt out, so that a slip in the table and its inverse can't cancel out."""
+    """Spelt out, so that a mistake in the table and its inverse can't cancel out."""
     params, reblur_params = from_official(official())[1:3]
     numbers = {key: i for i, key in enumerate(SHAPES["small"])}
     for theirs, ours in (

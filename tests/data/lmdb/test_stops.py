@@ -181,7 +181,7 @@ def test_the_systems_own_limit_ends_in_one_line(dpdd, tmp_path):
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000));"
         "from ifan_plugin.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    verb = [
+    arguments = [
         "lmdb",
         "create",
         "--layout",
@@ -195,7 +195,7 @@ def test_the_systems_own_limit_ends_in_one_line(dpdd, tmp_path):
         "--workers",
         "1",
     ]
-    command = [sys.executable, "-c", script, *map(str, verb), "--encoding", "raw"]
+    command = [sys.executable, "-c", script, *map(str, arguments), "--encoding", "raw"]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
     )
